@@ -1,0 +1,163 @@
+"""The pixel cache: every image is decoded once, then training reads uint8 pixels from a memory map.
+
+A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes and only ever grows; `index.csv` says
+which row belongs to which file (path, size, mtime) and is replaced whole. A row counts only once the index names it, so a
+cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode.
+"""
+
+import hashlib
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from mlkit.errors import ImageError, MlkitError
+from mlkit.files import atomic, shown
+from mlkit.images import DECODER, decode_image, read_bytes
+from mlkit.progress import bar
+from mlkit.runs import outputs_root
+
+_COLUMNS = {"image": str, "bytes": np.int64, "mtime_ns": np.int64, "row": np.int64, "digest": str, "problem": str}
+_COMMIT_SECONDS = 10.0  # an interruption loses at most this much work
+_RELEASE_BYTES = 256 << 20  # pages of the map handed back after reading this much, so that resident memory stays flat
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the cache: where its pixels are, or why there are none."""
+
+    bytes: int
+    mtime_ns: int
+    row: int  # -1 where the file cannot be decoded
+    digest: str  # of the file's content: equal digests, equal files
+    problem: str  # empty where all is well
+
+
+class PixelCache:
+    """Decoded pixels of the images below one folder, at one size."""
+
+    def __init__(self, path: Path, size: int, entries: dict[str, Entry], missing: dict[str, str]) -> None:
+        self.path = path
+        self.size = size
+        self.entries = entries
+        self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
+        self._pixels = _map(path / "pixels.u8", size)
+        self._unreleased = 0
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""
+        pixels, memory = self._pixels
+        batch: np.ndarray = pixels[rows]
+        self._unreleased += batch.nbytes
+        if self._unreleased > _RELEASE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            # The system's page cache keeps the data; only this process's count of resident memory falls.
+            memory.madvise(mmap.MADV_DONTNEED)
+            self._unreleased = 0
+        return batch
+
+
+def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
+    """Pixel cache of `images` (paths relative to `folder`), decoding those that it does not hold yet.
+
+    Raises:
+        MlkitError: if the disk has no room for it. Images that are missing or broken are no error: see `problems`.
+    """
+    key = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    path = outputs_root() / "cache" / f"{folder.name}-{key}-{size}px-{DECODER}"
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / "lock"):
+        known = _read_index(path / "index.csv")
+        stats: dict[str, os.stat_result] = {}
+        missing: dict[str, str] = {}
+        for image in images:
+            try:
+                stats[image] = os.stat(folder / image)
+            except OSError:
+                missing[image] = "no such file"
+                known.pop(image, None)
+        todo = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
+        if todo:
+            _decode_into(path, folder, todo, stats, size, known)
+        return PixelCache(path, size, {image: known[image] for image in stats}, missing)
+
+
+def _decode_into(
+    path: Path, folder: Path, todo: list[str], stats: dict[str, os.stat_result], size: int, known: dict[str, Entry]
+) -> None:
+    """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
+    row_bytes = size * size * 3
+    start = 1 + max((entry.row for entry in known.values()), default=-1)
+    _check_space(path, len(todo) * row_bytes)
+    file = os.open(path / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
+
+    def decode(image: str, row: int) -> tuple[str, Entry]:
+        stat = stats[image]
+        digest = problem = ""
+        try:
+            data = read_bytes(folder / image)
+            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            os.pwrite(file, decode_image(data, folder / image, size).tobytes(), row * row_bytes)
+        except ImageError as error:
+            problem = str(error).removeprefix(f"{shown(folder / image)}: ")
+        return image, Entry(stat.st_size, stat.st_mtime_ns, -1 if problem else row, digest, problem)
+
+    executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    committed = time.monotonic()
+    try:
+        futures = [executor.submit(decode, image, start + i) for i, image in enumerate(todo)]
+        for future in bar(as_completed(futures), total=len(futures), desc="decoding", unit="image"):
+            image, entry = future.result()
+            known[image] = entry
+            if time.monotonic() - committed > _COMMIT_SECONDS:
+                _commit(path, file, known)
+                committed = time.monotonic()
+    finally:
+        executor.shutdown(cancel_futures=True)
+        _commit(path, file, known)
+        os.close(file)
+
+
+def _commit(path: Path, file: int, known: dict[str, Entry]) -> None:
+    os.fsync(file)  # pixels before the index that vouches for them
+    records: list[dict[str, Any]] = [{"image": image, **vars(entry)} for image, entry in known.items()]
+    with atomic(path / "index.csv") as temporary:
+        pd.DataFrame(records, columns=list(_COLUMNS)).to_csv(temporary, index=False)
+
+
+def _read_index(path: Path) -> dict[str, Entry]:
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=_COLUMNS, keep_default_na=False)
+    return {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
+
+
+def _same(entry: Entry, stat: os.stat_result) -> bool:
+    return entry.bytes == stat.st_size and entry.mtime_ns == stat.st_mtime_ns
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if needed > free * 0.95:
+        raise MlkitError(
+            f"the pixel cache needs {needed / 1e9:.1f} GB in {shown(path.parent)}, {free / 1e9:.1f} GB are free; free some, "
+            "set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
+        )
+
+
+def _map(path: Path, size: int) -> tuple[np.ndarray, mmap.mmap]:
+    row_bytes = size * size * 3
+    count = path.stat().st_size // row_bytes if path.exists() else 0
+    if count == 0:
+        return np.empty((0, size, size, 3), np.uint8), mmap.mmap(-1, 1)
+    with open(path, "rb") as file:
+        memory = mmap.mmap(file.fileno(), count * row_bytes, access=mmap.ACCESS_READ)
+    return np.frombuffer(memory, np.uint8).reshape(count, size, size, 3), memory

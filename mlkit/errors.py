@@ -1,0 +1,25 @@
+"""The errors that a person can mend: each names what was expected, what came, and the way out."""
+
+
+class MlkitError(ValueError):
+    """Base of every error that mlkit raises on purpose; the command line prints its text and exits with 2."""
+
+
+class LabelError(MlkitError):
+    """A label file cannot be used; the text names file, line, column and the mend."""
+
+
+class ImageError(MlkitError):
+    """An image file cannot be decoded; the text names the file and the reason."""
+
+
+class WeightsError(MlkitError):
+    """Weights or a model file cannot be loaded; the text names the ways out."""
+
+
+class RunError(MlkitError):
+    """A run folder is missing, incomplete, or would be overwritten."""
+
+
+class ParameterError(MlkitError):
+    """A parameter is unknown or of the wrong type; the text names the nearest known one."""

@@ -1,0 +1,90 @@
+"""One image file -> one RGB uint8 array, whatever the file is. The only place that decodes, and the only geometry.
+
+Training and inference both call `load_image`, so that the same file gives the same pixels to both.
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlkit.errors import ImageError
+from mlkit.files import shown
+
+# Part of every cache key: a new number here, or another Pillow, decodes everything again.
+DECODER = f"pillow-{Image.__version__}-1"
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, said here so that the error can name it
+
+
+def load_image(path: str | Path, size: int | None = None) -> np.ndarray:
+    """Decode an image file.
+
+    Transparency is composed on white, EXIF orientation is applied, grey, palette, CMYK and 16-bit images become RGB.
+
+    Args:
+        path: the file; its suffix does not matter, its content does.
+        size: side in pixels of the square that the image is resized to (the aspect ratio is not kept, as torchvision's
+            `Resize((size, size))` does); None keeps the size.
+
+    Returns:
+        uint8 array (height, width, 3).
+
+    Raises:
+        ImageError: naming the file and the reason.
+    """
+    return decode_image(read_bytes(path), path, size)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file whole. Raises ImageError if it cannot be read or is empty."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{shown(path)}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise ImageError(f"{shown(path)}: the file is empty (0 bytes)")
+    return data
+
+
+def decode_image(data: bytes, path: str | Path, size: int | None = None) -> np.ndarray:
+    """Decode the bytes of the file `path`; arguments, result and errors as for `load_image`."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if size is not None:
+                # lets the JPEG decoder skip detail that the resize below would average away; twice the size keeps quality
+                image.draft("RGB", (2 * size, 2 * size))
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise ImageError(f"{shown(path)}: more than {MAX_PIXELS:,} pixels, a decompression bomb perhaps") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{shown(path)}: not an image in any known format") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file makes Pillow's many decoders raise whatever they stumbled over
+        raise ImageError(f"{shown(path)}: cannot be decoded ({error or type(error).__name__})") from None
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(rgb)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grey values by their format's range; Pillow's own conversion clips them at 255."""
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    top = 65535.0 if image.mode.startswith("I") else 1.0
+    if image.mode in ("I", "F") and values.max(initial=0) <= 255 and values.max(initial=0) > 1:
+        top = 255.0
+    return Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))

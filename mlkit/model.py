@@ -1,0 +1,179 @@
+"""Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from mlkit.device import Device
+from mlkit.errors import ParameterError, WeightsError
+from mlkit.files import atomic, resolve, shown
+from mlkit.names import nearest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+FORMAT = 1  # of model.pth
+
+
+def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", image_size: int = 224) -> nn.Module:
+    """A torchvision network with a fresh head of one logit per attribute.
+
+    Args:
+        backbone: name as in `torchvision.models.get_model`: resnet18, efficientnet_b0, convnext_tiny, vit_b_16 ...
+        num_attributes: outputs of the head.
+        weights: "imagenet", "none", or a file: a state dict of the same backbone, or a model.pth of mlkit. The head is
+            always fresh.
+        image_size: side in pixels, which vision transformers are built for.
+
+    Raises:
+        ParameterError: if torchvision has no such network, or its last layer is not linear.
+        WeightsError: if the weights cannot be had or do not fit; never falls back to random ones.
+    """
+    model = _network(backbone, image_size)
+    if weights != "none":
+        state = _imagenet_state(backbone) if weights == "imagenet" else _file_state(weights)
+        _load_backbone(model, state, backbone, weights, image_size)
+    _replace_head(model, backbone, num_attributes)
+    return model
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
+    """uint8 pixels (batch, H, W, 3) -> float32 (batch, 3, H, W), scaled to 0..1, then `(x - mean) / std` per channel.
+
+    The permuted view of the pixels is in the channels_last layout already, and stays so.
+    """
+    scale = torch.tensor(std, device=pixels.device).mul(255).view(1, 3, 1, 1)
+    shift = torch.tensor(mean, device=pixels.device).mul(255).view(1, 3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() - shift) / scale
+
+
+def compute_logits(model: nn.Module, pixels: Tensor, device: Device) -> Tensor:
+    """Float32 logits (batch, attributes) of uint8 pixels (batch, H, W, 3), in the device's precision."""
+    inputs = normalise(pixels.to(device.device, non_blocking=True))
+    with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
+        logits: Tensor = model(inputs)
+    return logits.float()
+
+
+def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
+    """Write a self-contained model file: state dict and plain metadata, whole or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_torch(path, {"format": FORMAT, "meta": meta, "state_dict": state})
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Network (on the CPU, in eval mode) and metadata of a model file.
+
+    Raises:
+        WeightsError: if the file is missing or not a model of mlkit.
+    """
+    content = load_torch(path)
+    if not isinstance(content, dict) or "state_dict" not in content or "meta" not in content:
+        raise WeightsError(f"{shown(path)} holds no mlkit model; train one with notebook 02 or `mlkit train`")
+    meta = content["meta"]
+    if content.get("format") != FORMAT:
+        raise WeightsError(f"{shown(path)} has model format {content.get('format')}, this mlkit reads {FORMAT}")
+    model = build_model(meta["backbone"], len(meta["attributes"]), "none", meta["image_size"])
+    model.load_state_dict(content["state_dict"])
+    return model.eval(), meta
+
+
+def save_torch(path: str | Path, content: dict[str, Any]) -> None:
+    """`torch.save`, whole or not at all."""
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_torch(path: str | Path) -> Any:
+    """`torch.load` onto the CPU, tensors and plain values only: nothing in the file is executed.
+
+    Raises:
+        WeightsError: if the file is missing or cannot be read in that way.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{shown(path)}: no such file; check the path") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{shown(path)} is not a file of plain weights ({reason[:120]})") from None
+
+
+def _network(backbone: str, image_size: int) -> nn.Module:
+    known = models.list_models(module=models)
+    if backbone not in known:
+        raise ParameterError(f"torchvision has no classification network {backbone!r}{nearest(backbone, known)}")
+    options: dict[str, Any] = {}
+    if backbone.startswith("vit_"):
+        options["image_size"] = image_size
+    if backbone in ("googlenet", "inception_v3"):
+        # what torchvision itself sets for its weights; without them it only rescales the input
+        options.update(transform_input=True, init_weights=True)
+    try:
+        model = models.get_model(backbone, weights=None, **options)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise ParameterError(f"{backbone} cannot be built for images of {image_size} px ({error})") from None
+    if getattr(model, "aux_logits", False):
+        model.aux_logits = False  # auxiliary outputs serve training from scratch on ImageNet only
+        for name in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+    return model
+
+
+def _imagenet_state(backbone: str) -> dict[str, Tensor]:
+    weights = models.get_model_weights(backbone).DEFAULT
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        return state
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"the ImageNet weights of {backbone} could not be loaded ({error}). Three ways out: place {weights.url} at {file}; "
+            'give a file, weights = "path/to/weights.pth"; or train from scratch, weights = "none"'
+        ) from None
+
+
+def _file_state(weights: str) -> dict[str, Tensor]:
+    content = load_torch(resolve(weights))
+    if isinstance(content, dict) and "state_dict" in content:
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{weights} holds no state dict; give one of the same backbone, or a model.pth of mlkit")
+    return content
+
+
+def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, weights: str, image_size: int) -> None:
+    if "encoder.pos_embedding" in state:
+        state = models.vision_transformer.interpolate_embeddings(image_size, model.patch_size, state)
+    head = _head_name(model, backbone)
+    own = model.state_dict()
+    state = {name: value for name, value in state.items() if not name.startswith(("aux", "AuxLogits", f"{head}."))}
+    wanted = {name for name in own if not name.startswith(f"{head}.")}
+    wrong = sorted(wanted ^ set(state)) or [name for name in wanted if own[name].shape != state[name].shape]
+    if wrong:
+        raise WeightsError(
+            f"{weights} does not fit {backbone}: {len(wrong)} entries are missing, unknown or of another shape, {wrong[0]} "
+            "for one; give weights of this backbone"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _head_name(model: nn.Module, backbone: str) -> str:
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    with_weights = [(name, module) for name, module in leaves if list(module.parameters(recurse=False))]
+    name, module = with_weights[-1]
+    if not isinstance(module, nn.Linear):
+        raise ParameterError(f"the last layer of {backbone} is {type(module).__name__}, not linear; choose another network")
+    return name
+
+
+def _replace_head(model: nn.Module, backbone: str, num_attributes: int) -> None:
+    name = _head_name(model, backbone)
+    parent, _, attribute = name.rpartition(".")
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    setattr(model.get_submodule(parent), attribute, nn.Linear(old.in_features, num_attributes))

@@ -1,0 +1,162 @@
+"""The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other.
+
+    outputs/<run>/
+        config.json       every parameter, data fingerprint, package versions
+        split.csv         image -> train or validation
+        history.csv       iteration, epoch, loss, lr, img_per_s
+        epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
+        metrics.json      written last: a run that has it is finished
+        predictions.csv   validation images: attribute, target, probability
+        model.pth         the best epoch's model
+        last.pt           only while training is unfinished: training goes on from it
+        *.png, *.ipynb    figures, executed notebooks
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mlkit.errors import RunError
+from mlkit.files import atomic, project_root, resolve, shown, write_json
+
+PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
+
+
+def outputs_root() -> Path:
+    """Folder that holds the runs and the pixel cache; the environment variable MLKIT_OUTPUTS moves it to another disk."""
+    return Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs").resolve()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, name: str, parameters: dict[str, Any], fingerprint: str, overwrite: bool = False) -> "Run":
+        """Make a run folder, or take up an unfinished one that has the same parameters and data.
+
+        Args:
+            name: folder name under `outputs`; empty gives one named by date and time.
+            parameters: all that decides the result, plain values.
+            fingerprint: of the data.
+            overwrite: delete what an earlier training left there.
+
+        Raises:
+            RunError: if the folder holds a finished run, or an unfinished one with other parameters.
+        """
+        run = cls(_folder(name or datetime.now().strftime("%Y%m%d-%H%M%S")))
+        if overwrite:
+            run._clear()
+        if (run.path / "config.json").exists():
+            if run.finished:
+                raise RunError(f"{shown(run.path)} holds a finished run; choose another name, or overwrite")
+            before = run.config()
+            changed = [k for k, v in parameters.items() if before["parameters"].get(k) != v]
+            changed += [] if before["data"] == fingerprint else ["the data"]
+            if changed:
+                raise RunError(
+                    f"{shown(run.path)} holds an unfinished run that differs in {', '.join(changed)}; "
+                    "choose another name, or overwrite"
+                )
+            return run
+        config = {
+            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "parameters": parameters,
+            "data": fingerprint,
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "python": platform.python_version(),
+        }
+        run.write_json("config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, name: str | Path = "") -> "Run":
+        """A run with a trained model: by name, by path, or (empty) the newest.
+
+        Raises:
+            RunError: if there is none; the text lists those that exist.
+        """
+        if not name:
+            runs = list_runs()
+            if not runs:
+                raise RunError(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
+            return runs[-1]
+        path = _folder(str(name))
+        if not (path / "config.json").is_file():
+            known = ", ".join(run.name for run in list_runs()) or "none"
+            raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {known}")
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    def __truediv__(self, file: str) -> Path:
+        """Path of a file in the run folder."""
+        return self.path / file
+
+    def __str__(self) -> str:
+        return shown(self.path)
+
+    def config(self) -> dict[str, Any]:
+        """What `create` stored."""
+        return self.read_json("config.json")
+
+    def read_json(self, file: str) -> dict[str, Any]:
+        """A JSON file of the run. Raises RunError if it is not there."""
+        value: dict[str, Any] = json.loads(self._existing(file).read_text(encoding="utf-8"))
+        return value
+
+    def read_table(self, file: str) -> pd.DataFrame:
+        """A CSV file of the run. Raises RunError if it is not there."""
+        return pd.read_csv(self._existing(file))
+
+    def write_json(self, file: str, value: Any) -> None:
+        write_json(self.path / file, value)
+
+    def write_table(self, file: str, table: pd.DataFrame) -> None:
+        """Write a table as CSV, without its index, whole or not at all."""
+        with atomic(self.path / file) as temporary:
+            table.to_csv(temporary, index=False)
+
+    def _existing(self, file: str) -> Path:
+        path = self.path / file
+        if not path.is_file():
+            raise RunError(f"{shown(path)} is missing; the run has not come so far: run notebook 02 (or `mlkit train`) on it")
+        return path
+
+    def _clear(self) -> None:
+        """Remove what a training writes; other files (executed notebooks, the manifest of `mlkit run`) stay."""
+        for pattern in ("config.json", "metrics.json", "*.csv", "*.pth", "*.pt", "*.png"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+
+def list_runs() -> list[Run]:
+    """Runs in the outputs folder, oldest first."""
+    folders = (path.parent for path in outputs_root().glob("*/config.json"))
+    return sorted((Run(path) for path in folders), key=lambda run: (run.config()["created"], run.name))
+
+
+def delete_run(run: Run) -> None:
+    """Delete a run folder with all that is in it."""
+    shutil.rmtree(run.path)
+
+
+def _folder(name: str) -> Path:
+    """`outputs/<name>` for a plain name, the folder itself for a path."""
+    return outputs_root() / name if Path(name).name == name and name not in (".", "..") else resolve(name)
