@@ -1,0 +1,163 @@
+"""The `mlkit` command. Each function imports what it needs, so that `mlkit --help` answers at once."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlkit
+from mlkit.errors import MlkitError
+from mlkit.files import project_root, resolve, shown
+
+DATA_PARAMETERS = {"images": "", "labels": "", "minus_one": "error", "strict": False}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 well, 1 a notebook failed, 2 wrong input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except MlkitError as error:
+        print(f"mlkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mlkit: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute the notebooks; on failure print what failed and the command that resumes."""
+    from mlkit.pipeline import NotebookError, run_notebooks
+    from mlkit.runs import outputs_root
+
+    given = _given(options)
+    try:
+        result = run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
+    except NotebookError as error:
+        partial = next(outputs_root().glob("*/*.partial.ipynb"), None)
+        print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
+        print(f"resume:   {_resume(options, error, partial)}", file=sys.stderr)
+        return 1
+    print(f"\n{result} holds")
+    for file in sorted(result.path.iterdir()):
+        if not file.name.startswith("."):
+            print(f"  {file.name:42} {file.stat().st_size / 1e6:8.2f} MB")
+    prediction = result / "prediction.csv"
+    if prediction.exists():
+        print("\nprediction of one image\n" + prediction.read_text().rstrip())
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train without a notebook: what notebook 02 does."""
+    from mlkit.dataset import MultiLabelDataset
+    from mlkit.metrics import macro
+    from mlkit.parameters import check_parameters
+    from mlkit.runs import Run
+    from mlkit.sample import ensure_sample
+    from mlkit.train import TrainConfig, run_parameters
+    from mlkit.train import train as train_model
+
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    values = DATA_PARAMETERS | check_parameters(_given(options), DATA_PARAMETERS | defaults)
+    data = {name: values.pop(name) for name in DATA_PARAMETERS}
+    config = TrainConfig(**values)
+    ensure_sample(data["labels"])
+    dataset = MultiLabelDataset.from_files(image_size=config.image_size, **data)
+    print(dataset)
+    result = Run.create(options.name, run_parameters(config, **data), dataset.fingerprint, options.overwrite)
+    table = train_model(dataset, config, result)
+    print(table.round(3).to_string())
+    print(f"validation mAP {macro(table).AP:.3f}, chance {macro(table).prevalence:.3f}; model: {shown(result / 'model.pth')}")
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
+    from mlkit.errors import ImageError
+    from mlkit.images import load_image
+    from mlkit.predict import Predictor
+
+    good = []
+    for image in options.images:
+        try:
+            load_image(Path(image).absolute())
+            good.append(image)
+        except ImageError as error:
+            print(f"mlkit: {error}", file=sys.stderr)
+    if good:
+        source = options.model if not options.model.endswith((".pth", ".pt")) else str(Path(options.model).absolute())
+        predictor = Predictor.load(source)
+        table = predictor.predict([Path(image).absolute() for image in good])
+        for image, (_, rows) in zip(good, table.groupby("image", sort=False), strict=True):
+            print(image)
+            for row in rows.itertuples():
+                print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
+    return 0 if len(good) == len(options.images) else 2
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Parameters of a call: from the files (sample.yaml, or seed.yaml for own data), then `-p`, then `--images`/`--labels`."""
+    from mlkit.parameters import read_parameters
+
+    if bool(options.images) != bool(options.labels):
+        raise MlkitError("--images and --labels belong together: give both, or none for the sample data")
+    standard = project_root() / "notebooks" / "parameters" / ("seed.yaml" if options.images else "sample.yaml")
+    given: dict[str, Any] = {}
+    for file in options.file or [standard]:
+        given |= read_parameters(file)
+    given |= dict(options.parameter)
+    if options.images:
+        given |= {"images": shown(Path(options.images).absolute()), "labels": shown(Path(options.labels).absolute())}
+    return given
+
+
+def _resume(options: argparse.Namespace, error: MlkitError, partial: Path | None) -> str:
+    notebook = str(error).split()[1]
+    words = ["mlkit", "run"]
+    if partial is not None:
+        words += ["--name", partial.parent.name]
+    if options.images:
+        words += ["--images", options.images, "--labels", options.labels]
+    for file in options.file:
+        words += ["-f", file]
+    for name, value in options.parameter:
+        words += ["-p", name, value]
+    if options.timeout:
+        words += ["--timeout", str(options.timeout)]
+    return shlex.join([*words, "--only" if options.only else "--from", notebook])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("mlkit", description="multi-label image classification with missing labels")
+    parser.add_argument("--version", action="version", version=mlkit.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--images", metavar="DIR", default="", help="folder of images (default: the sample data)")
+    data.add_argument("--labels", metavar="FILE", default="", help="label file: .txt, .csv, .tsv or .parquet")
+    data.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter")
+    data.add_argument(
+        "-f", "--file", action="append", default=[], metavar="YAML", help="parameter file (default: sample.yaml, or seed.yaml for own data)"
+    )
+    data.add_argument("--name", default="", help="run folder under outputs/")
+    data.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+
+    command = commands.add_parser("run", parents=[data], help="execute the notebooks in order, headless")
+    command.add_argument("--only", default="", metavar="NN", help="execute this notebook alone, again")
+    command.add_argument("--from", dest="start", default="", metavar="NN", help="execute from this notebook on, again")
+    command.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time for one cell")
+    command.set_defaults(command=run)
+
+    command = commands.add_parser("train", parents=[data], help="train without a notebook")
+    command.set_defaults(command=train)
+
+    command = commands.add_parser("predict", help="attributes of images")
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument("--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest run)")
+    command.set_defaults(command=predict)
+    return parser

@@ -1,0 +1,235 @@
+"""The ordered notebooks, headless: parameters checked, unchanged notebooks skipped, failures reported with the way on.
+
+A small manifest in the run folder holds, per notebook, the digest of all that decides its result: its source, its
+parameters, mlkit's code, the data, and what it builds on. A notebook whose digest is there already is not run again.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlkit.errors import MlkitError, ParameterError, RunError
+from mlkit.files import project_root, resolve, shown, write_json
+from mlkit.parameters import check_parameters
+from mlkit.progress import SWITCH, bar, say
+from mlkit.runs import Run, outputs_root
+
+CHAIN = ("01_explore_label_imbalance", "02_train_resnet18", "03_plot_loss", "04_single_image_inference")
+TRAINING = CHAIN[1]
+
+
+class NotebookError(MlkitError):
+    """A notebook failed; the text names it, the cell, and the error."""
+
+
+def notebook_path(notebook: str) -> Path:
+    return project_root() / "notebooks" / f"{notebook}.ipynb"
+
+
+def known_parameters(notebook: str) -> dict[str, Any]:
+    """Parameters of a notebook, name -> default, read from its tagged cell."""
+    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    (source,) = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}  # type: ignore[attr-defined]
+
+
+def select(only: str = "", start: str = "") -> list[str]:
+    """The part of the chain that `--only` or `--from` names, by number (02) or name.
+
+    Raises:
+        ParameterError: if no notebook is called so.
+    """
+    for text in filter(None, (only, start)):
+        if not any(_is(notebook, text) for notebook in CHAIN):
+            raise ParameterError(f"no notebook {text!r} in the chain; known are {', '.join(CHAIN)}")
+    if only:
+        return [notebook for notebook in CHAIN if _is(notebook, only)]
+    first = next((i for i, notebook in enumerate(CHAIN) if start and _is(notebook, start)), 0)
+    return list(CHAIN[first:])
+
+
+def run_notebooks(
+    given: Mapping[str, Any], name: str = "", only: str = "", start: str = "", overwrite: bool = False, timeout: int | None = None
+) -> Run:
+    """Execute the notebooks in order into `outputs/<name>/`.
+
+    Args:
+        given: parameters; each notebook takes those that it has.
+        name: run folder; empty takes one after the data, and another number where that one holds something else.
+        only, start: run one notebook, or from one on, again, even where nothing changed.
+        overwrite: train again into a run folder that holds another run.
+        timeout: seconds that one cell may take.
+
+    Raises:
+        ParameterError: before anything runs, for an unknown or mistyped parameter.
+        RunError: if the run folder holds something else.
+        NotebookError: if a notebook fails; what the notebooks before it made is kept.
+    """
+    known = {notebook: known_parameters(notebook) for notebook in CHAIN}
+    everything = {key: value for parameters in known.values() for key, value in parameters.items()}
+    given = check_parameters(given, {k: v for k, v in everything.items() if k not in ("run", "overwrite")})
+    chosen, asked = select(only, start), bool(only or start)
+    digests = _digests(known, given)
+    run, digests = _run_folder(name, digests, given, overwrite or (asked and TRAINING in chosen))
+    manifest = _Manifest(run)
+    for number, notebook in enumerate(chosen, 1):
+        title = f"[{number}/{len(chosen)}] {notebook}"
+        if manifest.get(notebook) == {"digest": digests[notebook], "done": True} and not asked and not overwrite:
+            say(f"{title}: nothing changed, kept")
+            continue
+        parameters = {k: v for k, v in given.items() if k in known[notebook]}
+        if "run" in known[notebook]:
+            parameters["run"] = run.name
+        if notebook == TRAINING:
+            # An unfinished training with the same parameters goes on; anything else that is there was to be replaced.
+            unfinished = manifest.get(notebook).get("digest") == digests[notebook] and not run.finished
+            parameters["overwrite"] = (run / "config.json").exists() and not unfinished
+        manifest.set(notebook, digests[notebook], done=False)
+        say(title)
+        started = time.monotonic()
+        _execute(notebook, run, parameters, timeout)
+        manifest.set(notebook, digests[notebook], done=True)
+        say(f"{title}: done in {time.monotonic() - started:.0f} s")
+    return run
+
+
+class _Manifest:
+    """notebook -> digest of what it was made from, and whether it was finished."""
+
+    def __init__(self, run: Run) -> None:
+        self._path = run / "manifest.json"
+        self._entries: dict[str, dict[str, Any]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def get(self, notebook: str) -> dict[str, Any]:
+        return self._entries.get(notebook, {})
+
+    def set(self, notebook: str, digest: str, done: bool) -> None:
+        self._entries[notebook] = {"digest": digest, "done": done}
+        write_json(self._path, self._entries)
+
+
+def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], replace: bool) -> tuple[Run, dict[str, str]]:
+    """The folder to work in: one that is free or holds this very training, or what the caller agreed to replace."""
+    data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
+    base = name or data.parent.name or "run"
+    if Path(base).name != base:
+        raise RunError(f"run name {base!r} must be a plain folder name")
+    number = 1
+    while True:
+        run = Run(outputs_root() / (base if number == 1 else f"{base}-{number}"))
+        trained = _Manifest(run).get(TRAINING)
+        fits = trained.get("digest") == digests[TRAINING]
+        if fits or not (trained or (run / "config.json").exists()) or (replace and (name or number == 1)):
+            return run, digests
+        if name:
+            raise RunError(
+                f"{run} holds a run with other parameters, data or code; give another --name, or --overwrite to replace it"
+            )
+        number += 1
+
+
+def _digests(known: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, str]:
+    """Per notebook, the digest of all that decides its result."""
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    values = {**known[TRAINING], **given}
+    shared = _digest(*code, *_data_state(resolve(values["images"]), resolve(values["labels"])))
+    digests: dict[str, str] = {}
+    for notebook in CHAIN:
+        parameters = {k: v for k, v in {**known[notebook], **given}.items() if k in known[notebook]}
+        before = digests.get(TRAINING, "")  # later notebooks read what the training left
+        cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+        source = json.dumps([cell["source"] for cell in cells if cell["cell_type"] == "code"])
+        image = _file_state(resolve(parameters["image"])) if parameters.get("image") else ""
+        digests[notebook] = _digest(shared, before, source, json.dumps(parameters, sort_keys=True), image)
+    return digests
+
+
+def _data_state(images: Path, labels: Path) -> list[str]:
+    from mlkit.sample import ensure_sample  # so that the first call and the second see the same files
+
+    ensure_sample(str(labels))
+    return [_file_state(labels), *sorted(_file_state(file) for file in images.rglob("*") if file.is_file())]
+
+
+def _file_state(path: Path) -> str:
+    stat = path.stat() if path.exists() else None
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(hashlib.blake2b(part.encode() if isinstance(part, str) else part).digest())
+    return digest.hexdigest()
+
+
+def _is(notebook: str, text: str) -> bool:
+    return notebook == text.removesuffix(".ipynb") or notebook.split("_")[0] == text.zfill(2)
+
+
+class _Terminal:
+    """Passes what a notebook prints on to the terminal, line by line, as it comes."""
+
+    def write(self, text: str) -> None:
+        for line in text.rstrip("\n").split("\n"):
+            say(f"      {line}")
+
+    def flush(self) -> None: ...
+
+
+def _execute(notebook: str, run: Run, parameters: Mapping[str, Any], timeout: int | None) -> None:
+    """Execute one notebook by papermill in this Python's kernel; the file gets its name only when all went well."""
+    import papermill  # costs a second, and only this function needs it
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    target, partial = run / f"{notebook}.ipynb", run / f"{notebook}.partial.ipynb"
+    run.path.mkdir(parents=True, exist_ok=True)
+    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    position = 0
+    before = {key: os.environ.get(key) for key in (SWITCH, "JUPYTER_PREFER_ENV_PATH")}
+    os.environ |= {SWITCH: "off", "JUPYTER_PREFER_ENV_PATH": "1"}  # this environment's kernel before the user's own
+    with bar(total=len(cells), desc=notebook, unit="cell") as progress:
+
+        def mark(cell_index: int, **_: Any) -> None:
+            nonlocal position
+            position = cell_index + 1
+            progress.update(cell_index - progress.n)
+
+        try:
+            papermill.execute_notebook(
+                notebook_path(notebook),
+                partial,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=project_root(),
+                progress_bar=False,
+                stdout_file=_Terminal(),
+                execution_timeout=timeout,
+                store_widget_state=False,
+                on_cell_start=mark,
+                config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+            )
+        except PapermillExecutionError as error:
+            raise _failure(notebook, error.cell_index + 1, f"{error.ename}: {error.evalue}", partial) from None
+        except CellTimeoutError:
+            raise _failure(notebook, position, f"the cell took longer than {timeout} s", partial) from None
+        except DeadKernelError:
+            raise _failure(notebook, position, "the kernel died (killed, or out of memory)", partial) from None
+        except KeyboardInterrupt:
+            raise _failure(notebook, position, "interrupted", partial) from None
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key) if value is None else os.environ.update({key: value})
+    os.replace(partial, target)
+
+
+def _failure(notebook: str, cell: int, reason: str, partial: Path) -> NotebookError:
+    reason = " ".join(reason.split())
+    return NotebookError(f"notebook: {notebook}\ncell:     {cell} (see {shown(partial)})\nerror:    {reason}")
