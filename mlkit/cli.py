@@ -9,9 +9,9 @@ from typing import Any
 
 import mlkit
 from mlkit.errors import MlkitError
-from mlkit.files import project_root, resolve, shown
+from mlkit.files import project_root, shown
 
-DATA_PARAMETERS = {"images": "", "labels": "", "minus_one": "error", "strict": False}
+DATA_PARAMETERS: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,23 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
     from mlkit.pipeline import NotebookError, run_notebooks
-    from mlkit.runs import outputs_root
 
     given = _given(options)
     try:
         result = run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
     except NotebookError as error:
-        partial = next(outputs_root().glob("*/*.partial.ipynb"), None)
         print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
-        print(f"resume:   {_resume(options, error, partial)}", file=sys.stderr)
+        print(f"resume:   {_resume(options, error.run.name, error.notebook)}", file=sys.stderr)
         return 1
-    print(f"\n{result} holds")
+    print(f"\nmade in {result}:")
     for file in sorted(result.path.iterdir()):
-        if not file.name.startswith("."):
-            print(f"  {file.name:42} {file.stat().st_size / 1e6:8.2f} MB")
-    prediction = result / "prediction.csv"
-    if prediction.exists():
-        print("\nprediction of one image\n" + prediction.read_text().rstrip())
+        if file.suffix in (".pth", ".png", ".ipynb", ".csv", ".json"):
+            print(f"  {file.name:42} {file.stat().st_size / 1e3:10,.0f} kB")
+    if (result / "prediction.csv").exists():
+        print()
+        _print_predictions(result.read_table("prediction.csv"))
     return 0
 
 
@@ -72,36 +70,35 @@ def train(options: argparse.Namespace) -> int:
     result = Run.create(options.name, run_parameters(config, **data), dataset.fingerprint, options.overwrite)
     table = train_model(dataset, config, result)
     print(table.round(3).to_string())
-    print(f"validation mAP {macro(table).AP:.3f}, chance {macro(table).prevalence:.3f}; model: {shown(result / 'model.pth')}")
+    print(
+        f"validation mAP {macro(table).AP:.3f}, chance {macro(table).prevalence:.3f}; model: {shown(result / 'model.pth')}"
+    )
     return 0
 
 
 def predict(options: argparse.Namespace) -> int:
     """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
     from mlkit.errors import ImageError
-    from mlkit.images import load_image
     from mlkit.predict import Predictor
 
-    good = []
-    for image in options.images:
-        try:
-            load_image(Path(image).absolute())
-            good.append(image)
-        except ImageError as error:
-            print(f"mlkit: {error}", file=sys.stderr)
-    if good:
-        source = options.model if not options.model.endswith((".pth", ".pt")) else str(Path(options.model).absolute())
-        predictor = Predictor.load(source)
-        table = predictor.predict([Path(image).absolute() for image in good])
-        for image, (_, rows) in zip(good, table.groupby("image", sort=False), strict=True):
-            print(image)
-            for row in rows.itertuples():
-                print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
-    return 0 if len(good) == len(options.images) else 2
+    broken: list[ImageError] = []
+    source = options.model if not options.model.endswith((".pth", ".pt")) else Path(options.model).absolute()
+    table = Predictor.load(source).predict([Path(image).absolute() for image in options.images], broken.append)
+    for error in broken:
+        print(f"mlkit: {error}", file=sys.stderr)
+    _print_predictions(table)
+    return 2 if broken else 0
+
+
+def _print_predictions(table: Any) -> None:
+    for image, rows in table.groupby("image", sort=False):
+        print(f"prediction for {shown(str(image))}")
+        for row in rows.itertuples():
+            print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Parameters of a call: from the files (sample.yaml, or seed.yaml for own data), then `-p`, then `--images`/`--labels`."""
+    """Parameters of a call: from files (sample.yaml, or seed.yaml for own data), then `-p`, then the data options."""
     from mlkit.parameters import read_parameters
 
     if bool(options.images) != bool(options.labels):
@@ -116,11 +113,8 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _resume(options: argparse.Namespace, error: MlkitError, partial: Path | None) -> str:
-    notebook = str(error).split()[1]
-    words = ["mlkit", "run"]
-    if partial is not None:
-        words += ["--name", partial.parent.name]
+def _resume(options: argparse.Namespace, name: str, notebook: str) -> str:
+    words = ["mlkit", "run", "--name", name]
     if options.images:
         words += ["--images", options.images, "--labels", options.labels]
     for file in options.file:
@@ -140,9 +134,16 @@ def _parser() -> argparse.ArgumentParser:
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument("--images", metavar="DIR", default="", help="folder of images (default: the sample data)")
     data.add_argument("--labels", metavar="FILE", default="", help="label file: .txt, .csv, .tsv or .parquet")
-    data.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter")
     data.add_argument(
-        "-f", "--file", action="append", default=[], metavar="YAML", help="parameter file (default: sample.yaml, or seed.yaml for own data)"
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter"
+    )
+    data.add_argument(
+        "-f",
+        "--file",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="parameter file (default: sample.yaml, or seed.yaml for own data)",
     )
     data.add_argument("--name", default="", help="run folder under outputs/")
     data.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
@@ -158,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("predict", help="attributes of images")
     command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument("--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest run)")
+    command.add_argument(
+        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest run)"
+    )
     command.set_defaults(command=predict)
     return parser

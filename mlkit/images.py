@@ -7,13 +7,14 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlkit.errors import ImageError
 from mlkit.files import shown
 
 # Part of every cache key: a new number here, or another Pillow, decodes everything again.
-DECODER = f"pillow-{Image.__version__}-1"
+DECODER = f"pillow-{PIL.__version__}-1"
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, said here so that the error can name it
 
 
@@ -61,7 +62,7 @@ def decode_image(data: bytes, path: str | Path, size: int | None = None) -> np.n
             rgb = _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
         raise ImageError(f"{shown(path)}: more than {MAX_PIXELS:,} pixels, a decompression bomb perhaps") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{shown(path)}: not an image in any known format") from None
     except MemoryError:
         raise

@@ -109,7 +109,7 @@ def from_codes(codes: np.ndarray, images: Iterable[str], attributes: Iterable[st
     names = list(attributes)
     columns = [pd.arrays.IntegerArray(np.where(c < 0, np.int8(0), c), c < 0) for c in codes.T]
     index = pd.Index(list(images), name="image", dtype=object)
-    table = pd.DataFrame({i: column for i, column in enumerate(columns)}, index=index)
+    table = pd.DataFrame(dict(enumerate(columns)), index=index)
     return table.set_axis(names, axis=1)
 
 
@@ -145,6 +145,12 @@ def exclude_images(
     kept = labels[~labels.index.isin(bad)]
     kept.attrs = labels.attrs
     return kept, report
+
+
+def captions(labels: pd.DataFrame) -> list[str]:
+    """One line per image: the attributes that it has, then those unknown with a question mark."""
+    names = np.array(labels.columns, dtype=object)
+    return [", ".join([*names[row == 1], *(f"{name}?" for name in names[row < 0])]) or "none" for row in to_codes(labels)]
 
 
 def label_counts(labels: pd.DataFrame) -> pd.DataFrame:
@@ -236,7 +242,9 @@ def _text_rows(path: Path, separator: str | None) -> Iterator[Row]:
                 lines = ((reader.line_num, row) for row in reader)
             yield from ((n, cells) for n, cells in lines if any(cell.strip() for cell in cells))
     except UnicodeDecodeError as error:
-        raise LabelError(f"{shown(path)} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise LabelError(
+            f"{shown(path)} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except csv.Error as error:
         raise LabelError(f"{shown(path)}, line {reader.line_num}: {error}; check its quotes and separators") from None
     except OSError as error:

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def masked_bce(
-    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
+def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Binary cross-entropy over the known cells.
 
     `-[w y log sigmoid(x) + (1 - y) log(1 - sigmoid(x))]`, with `w` the attribute's pos_weight, averaged over the cells with

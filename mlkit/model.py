@@ -1,6 +1,5 @@
 """Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,11 @@ def compute_logits(model: nn.Module, pixels: Tensor, device: Device) -> Tensor:
     return logits.float()
 
 
+def place(model: nn.Module, device: Device) -> nn.Module:
+    """Move a network to the device, in the channels_last layout."""
+    return model.to(device.device).to(memory_format=torch.channels_last)
+
+
 def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
     """Write a self-contained model file: state dict and plain metadata, whole or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -97,7 +101,9 @@ def load_torch(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{shown(path)}: no such file; check the path") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes that are no torch file stumble anywhere in the unpickler
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{shown(path)} is not a file of plain weights ({reason[:120]})") from None
 
@@ -113,11 +119,11 @@ def _network(backbone: str, image_size: int) -> nn.Module:
         # what torchvision itself sets for its weights; without them it only rescales the input
         options.update(transform_input=True, init_weights=True)
     try:
-        model = models.get_model(backbone, weights=None, **options)
+        model: nn.Module = models.get_model(backbone, weights=None, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ParameterError(f"{backbone} cannot be built for images of {image_size} px ({error})") from None
     if getattr(model, "aux_logits", False):
-        model.aux_logits = False  # auxiliary outputs serve training from scratch on ImageNet only
+        model.aux_logits = False  # type: ignore[assignment]  # auxiliary outputs serve training from scratch on ImageNet only
         for name in ("AuxLogits", "aux1", "aux2"):
             if hasattr(model, name):
                 setattr(model, name, None)
@@ -132,7 +138,8 @@ def _imagenet_state(backbone: str) -> dict[str, Tensor]:
         return state
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"the ImageNet weights of {backbone} could not be loaded ({error}). Three ways out: place {weights.url} at {file}; "
+            f"the ImageNet weights of {backbone} could not be loaded ({error}). Three ways out: "
+            f"place {weights.url} at {file}; "
             'give a file, weights = "path/to/weights.pth"; or train from scratch, weights = "none"'
         ) from None
 
@@ -165,7 +172,8 @@ def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, we
 def _head_name(model: nn.Module, backbone: str) -> str:
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
     with_weights = [(name, module) for name, module in leaves if list(module.parameters(recurse=False))]
-    name, module = with_weights[-1]
+    name: str = with_weights[-1][0]
+    module = with_weights[-1][1]
     if not isinstance(module, nn.Linear):
         raise ParameterError(f"the last layer of {backbone} is {type(module).__name__}, not linear; choose another network")
     return name

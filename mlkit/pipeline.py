@@ -24,7 +24,13 @@ TRAINING = CHAIN[1]
 
 
 class NotebookError(MlkitError):
-    """A notebook failed; the text names it, the cell, and the error."""
+    """A notebook failed; the text names it, the cell and the error. Execution can go on from `notebook` in `run`."""
+
+    def __init__(self, run: Run, notebook: str, cell: int, reason: str) -> None:
+        self.run = run
+        self.notebook = notebook
+        partial = shown(run / f"{notebook}.partial.ipynb")
+        super().__init__(f"notebook: {notebook}\ncell:     {cell} (see {partial})\nerror:    {' '.join(reason.split())}")
 
 
 def notebook_path(notebook: str) -> Path:
@@ -54,7 +60,12 @@ def select(only: str = "", start: str = "") -> list[str]:
 
 
 def run_notebooks(
-    given: Mapping[str, Any], name: str = "", only: str = "", start: str = "", overwrite: bool = False, timeout: int | None = None
+    given: Mapping[str, Any],
+    name: str = "",
+    only: str = "",
+    start: str = "",
+    overwrite: bool = False,
+    timeout: int | None = None,
 ) -> Run:
     """Execute the notebooks in order into `outputs/<name>/`.
 
@@ -217,19 +228,14 @@ def _execute(notebook: str, run: Run, parameters: Mapping[str, Any], timeout: in
                 config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             )
         except PapermillExecutionError as error:
-            raise _failure(notebook, error.cell_index + 1, f"{error.ename}: {error.evalue}", partial) from None
+            raise NotebookError(run, notebook, error.cell_index + 1, f"{error.ename}: {error.evalue}") from None
         except CellTimeoutError:
-            raise _failure(notebook, position, f"the cell took longer than {timeout} s", partial) from None
+            raise NotebookError(run, notebook, position, f"the cell took longer than {timeout} s") from None
         except DeadKernelError:
-            raise _failure(notebook, position, "the kernel died (killed, or out of memory)", partial) from None
+            raise NotebookError(run, notebook, position, "the kernel died (killed, or out of memory)") from None
         except KeyboardInterrupt:
-            raise _failure(notebook, position, "interrupted", partial) from None
+            raise NotebookError(run, notebook, position, "interrupted") from None
         finally:
             for key, value in before.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
     os.replace(partial, target)
-
-
-def _failure(notebook: str, cell: int, reason: str, partial: Path) -> NotebookError:
-    reason = " ".join(reason.split())
-    return NotebookError(f"notebook: {notebook}\ncell:     {cell} (see {shown(partial)})\nerror:    {reason}")

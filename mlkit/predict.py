@@ -1,6 +1,6 @@
 """A trained model asked about images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from mlkit.device import Device, choose_device
-from mlkit.errors import RunError
+from mlkit.errors import ImageError, RunError
 from mlkit.files import resolve, shown
 from mlkit.images import load_image
-from mlkit.model import compute_logits, load_model
+from mlkit.model import compute_logits, load_model, place
 from mlkit.progress import bar
 from mlkit.runs import Run
 
@@ -25,7 +25,7 @@ class Predictor:
     """A model with what it needs to read an image as in training: size, normalisation, thresholds."""
 
     def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device) -> None:
-        self.model = model.to(device.device, memory_format=torch.channels_last).eval()
+        self.model = place(model, device).eval()
         self.meta = meta
         self.device = device
 
@@ -49,32 +49,54 @@ class Predictor:
         return list(self.meta["attributes"])
 
     @torch.inference_mode()
-    def predict(self, images: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    def predict(
+        self, images: str | Path | Sequence[str | Path], on_error: Callable[[ImageError], Any] | None = None
+    ) -> pd.DataFrame:
         """Probability and decision for each attribute of one image or several.
+
+        Args:
+            images: a path, or many.
+            on_error: called for each file that cannot be decoded, which is then left out; None raises for the first one.
 
         Returns:
             Columns image, attribute, probability (0..1), threshold, present; images in the order given.
 
         Raises:
-            ImageError: for the first file that cannot be decoded.
+            ImageError: for a file that cannot be decoded.
         """
         paths = [images] if isinstance(images, str | Path) else list(images)
-        size = self.meta["image_size"]
-        parts = []
+        good: list[str] = []
+        parts: list[np.ndarray] = []
         with ThreadPoolExecutor() as executor, bar(total=len(paths), desc="predicting", unit="image") as progress:
             for start in range(0, len(paths), _BATCH):
-                chunk = [resolve(path) for path in paths[start : start + _BATCH]]
-                pixels = np.stack(list(executor.map(lambda path: load_image(path, size), chunk)))
-                parts.append(torch.sigmoid(compute_logits(self.model, torch.from_numpy(pixels), self.device)).cpu())
+                chunk = paths[start : start + _BATCH]
+                decoded = []
+                for path, result in zip(chunk, executor.map(self._decode, chunk), strict=True):
+                    if isinstance(result, np.ndarray):
+                        good.append(str(path))
+                        decoded.append(result)
+                    elif on_error is None:
+                        raise result
+                    else:
+                        on_error(result)
+                if decoded:
+                    logits = compute_logits(self.model, torch.from_numpy(np.stack(decoded)), self.device)
+                    parts.append(torch.sigmoid(logits).cpu().numpy())
                 progress.update(len(chunk))
-        probabilities = torch.cat(parts).numpy() if parts else np.empty((0, len(self.attributes)))
+        probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.attributes)), np.float32)
         thresholds = np.array([self.meta["thresholds"][name] for name in self.attributes])
         return pd.DataFrame(
             {
-                "image": np.repeat([str(path) for path in paths], len(self.attributes)),
-                "attribute": np.tile(self.attributes, len(paths)),
+                "image": np.repeat(np.array(good, dtype=object), len(self.attributes)),
+                "attribute": np.tile(np.array(self.attributes, dtype=object), len(good)),
                 "probability": probabilities.ravel(),
-                "threshold": np.tile(thresholds, len(paths)),
+                "threshold": np.tile(thresholds, len(good)),
                 "present": (probabilities >= thresholds).ravel(),
             }
         )
+
+    def _decode(self, path: str | Path) -> np.ndarray | ImageError:
+        try:
+            return load_image(resolve(path), self.meta["image_size"])
+        except ImageError as error:
+            return error

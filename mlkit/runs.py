@@ -1,22 +1,21 @@
 """The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other.
 
-    outputs/<run>/
-        config.json       every parameter, data fingerprint, package versions
-        split.csv         image -> train or validation
-        history.csv       iteration, epoch, loss, lr, img_per_s
-        epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
-        metrics.json      written last: a run that has it is finished
-        predictions.csv   validation images: attribute, target, probability
-        model.pth         the best epoch's model
-        last.pt           only while training is unfinished: training goes on from it
-        *.png, *.ipynb    figures, executed notebooks
+outputs/<run>/
+    config.json       every parameter, data fingerprint, package versions
+    split.csv         image -> train or validation
+    history.csv       iteration, epoch, loss, lr, img_per_s
+    epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
+    metrics.json      written last: a run that has it is finished
+    predictions.csv   validation images: attribute, target, probability
+    model.pth         the best epoch's model
+    last.pt           only while training is unfinished: training goes on from it
+    *.png, *.ipynb    figures, executed notebooks
 """
 
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,6 +124,12 @@ class Run:
         """A CSV file of the run. Raises RunError if it is not there."""
         return pd.read_csv(self._existing(file))
 
+    def validation_images(self) -> list[Path]:
+        """Files that the run was validated on. Raises RunError if the run has no split yet."""
+        split = self.read_table("split.csv")
+        folder = resolve(self.config()["parameters"]["images"])
+        return [folder / image for image in split.image[split.split == "validation"]]
+
     def write_json(self, file: str, value: Any) -> None:
         write_json(self.path / file, value)
 
@@ -136,7 +141,9 @@ class Run:
     def _existing(self, file: str) -> Path:
         path = self.path / file
         if not path.is_file():
-            raise RunError(f"{shown(path)} is missing; the run has not come so far: run notebook 02 (or `mlkit train`) on it")
+            raise RunError(
+                f"{shown(path)} is missing; the run has not come so far: run notebook 02 (or `mlkit train`) on it"
+            )
         return path
 
     def _clear(self) -> None:
@@ -150,11 +157,6 @@ def list_runs() -> list[Run]:
     """Runs in the outputs folder, oldest first."""
     folders = (path.parent for path in outputs_root().glob("*/config.json"))
     return sorted((Run(path) for path in folders), key=lambda run: (run.config()["created"], run.name))
-
-
-def delete_run(run: Run) -> None:
-    """Delete a run folder with all that is in it."""
-    shutil.rmtree(run.path)
 
 
 def _folder(name: str) -> Path:

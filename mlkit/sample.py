@@ -1,9 +1,9 @@
 """The sample data set: drawings of garments, generated on first use, with faults on purpose and the truth beside them.
 
-    data/sample/
-        images/0000.jpg ...   photo-like drawings of a garment on a varied background
-        labels.csv            four attributes, about 10 % NA, one row whose image is missing, one contradiction
-        truth.csv             the same rows without NA
+data/sample/
+    images/0000.jpg ...   photo-like drawings of a garment on a varied background
+    labels.csv            four attributes, about 10 % NA, one row whose image is missing, one contradiction
+    truth.csv             the same rows without NA
 """
 
 import colorsys
@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from mlkit.files import resolve
@@ -94,7 +93,15 @@ def draw_garment(truth: np.ndarray, rng: np.random.Generator) -> Image.Image:
     if sleeves:
         reach, drop = rng.uniform(0.75, 0.9), rng.uniform(0.7, 1.0)
         for sign in (-1, 1):
-            pen.polygon([at(sign * 0.42, 0.06), at(sign * reach, drop), at(sign * (reach - 0.24), drop + 0.1), at(sign * 0.42, 0.45)], fill=255)
+            pen.polygon(
+                [
+                    at(sign * 0.42, 0.06),
+                    at(sign * reach, drop),
+                    at(sign * (reach - 0.24), drop + 0.1),
+                    at(sign * 0.42, 0.45),
+                ],
+                fill=255,
+            )
     cloth = Image.new("RGB", (side, side), colour)
     if not plain:
         _pattern(cloth, width, rng)
@@ -107,7 +114,7 @@ def draw_garment(truth: np.ndarray, rng: np.random.Generator) -> Image.Image:
         _bag(outline, at(0.72 * rng.choice([-1, 1]), rng.uniform(1.35, 1.5)), width, rng)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
     picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
-    noise = rng.normal(0, rng.uniform(2, 7), (SIDE, SIDE, 1))
+    noise = rng.normal(0, rng.uniform(1, 4), (SIDE, SIDE, 1))
     return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
 
 

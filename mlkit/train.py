@@ -16,7 +16,17 @@ from mlkit.errors import ParameterError
 from mlkit.labels import label_counts, pos_weight
 from mlkit.losses import masked_bce
 from mlkit.metrics import DEFAULT_THRESHOLD, evaluate, macro
-from mlkit.model import IMAGENET_MEAN, IMAGENET_STD, build_model, compute_logits, load_model, load_torch, save_model, save_torch
+from mlkit.model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_model,
+    compute_logits,
+    load_model,
+    load_torch,
+    place,
+    save_model,
+    save_torch,
+)
 from mlkit.progress import bar, say
 from mlkit.runs import Run
 
@@ -81,7 +91,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run) -> pd.DataF
 
     torch.manual_seed(config.seed)
     model = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
-    model = model.to(device.device, memory_format=torch.channels_last)
+    model = place(model, device)
     fused = device.device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=fused)
     steps = len(list(batches(training, config.batch_size, config.seed, 0)))
@@ -113,7 +123,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run) -> pd.DataF
                 known = (targets >= 0).sum().clamp(min=1)
                 loss = masked_bce(logits, targets, weighting, reduction="sum") / known
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 losses.append(loss.detach())  # fetched once an epoch: asking now would make a GPU wait
                 marks.append((len(chosen), lr, time.monotonic()))
@@ -238,7 +248,8 @@ def _restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> _S
     # The tables may be some epochs ahead of the checkpoint; those epochs are computed again.
     history, epochs = run.read_table("history.csv"), run.read_table("epochs.csv")
     state.history = [history[history.epoch <= state.epoch]]
-    state.epochs = epochs[epochs.epoch <= state.epoch].to_dict("records")
+    kept = epochs[epochs.epoch <= state.epoch].to_dict("records")
+    state.epochs = [{str(name): value for name, value in row.items()} for row in kept]
     return state
 
 
@@ -247,7 +258,7 @@ def _finish(
 ) -> pd.DataFrame:
     """Judge the kept model once more, from its file, and write what ends a run."""
     model, _ = load_model(run / "model.pth")
-    model = model.to(device.device, memory_format=torch.channels_last)
+    model = place(model, device)
     probabilities = torch.sigmoid(predict_logits(model, dataset, validation, device)).numpy()
     targets = dataset.targets[validation].numpy()
     table = evaluate(probabilities, targets, dataset.attributes, majority)

@@ -1,0 +1,36 @@
+# Everything goes through .venv, which is made on first use. PYTHON=python3.12 make ... chooses another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab notebooks lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
+
+run: .venv/installed  ## the notebooks in order, headless, on the sample data, into outputs/sample
+	$(BIN)/mlkit run
+
+test: .venv/installed lint  ## every test
+	$(BIN)/pytest
+
+lab: .venv/installed  ## open JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+notebooks: .venv/installed  ## execute the committed notebooks again on the sample data, in place, and clean them
+	MLKIT_PROGRESS=off $(BIN)/jupyter nbconvert --log-level WARN --to notebook --inplace --execute notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
+	  "metadata.widgets metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment; data and outputs stay
+	rm -rf .venv
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""Nothing that a test makes lands in the real outputs; the committed notebooks run small under nbval."""
+
+import ast
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# before anything computes a path, and inherited by every kernel
+os.environ["MLKIT_OUTPUTS"] = tempfile.mkdtemp(prefix="mlkit-tests-")
+os.environ["MLKIT_PROGRESS"] = "off"
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
+SMALL = {"02_train_resnet18": {"epochs": 1, "image_size": 32}}
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    """A fresh outputs folder for each test."""
+    folder = tmp_path / "outputs"
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """Folder of a small sample data set."""
+    from mlkit.sample import make_sample
+
+    folder = tmp_path_factory.mktemp("data") / "sample"
+    make_sample(folder, count=60)
+    return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are."""
+    for item in items:
+        if type(item).__name__ == "IPyNbCell" and "parameters" in item.cell.metadata.get("tags", []):
+            overrides = SMALL.get(item.parent.path.stem, {})
+            known = {line.targets[0].id for line in ast.parse(item.cell.source).body}
+            if unknown := set(overrides) - known:
+                raise pytest.UsageError(f"{item.parent.path.name} has no parameter {unknown}; mend SMALL in conftest.py")
+            item.cell.source += "".join(f"\n{name} = {value!r}" for name, value in overrides.items())

@@ -1,0 +1,68 @@
+"""The command line as a person meets it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mlkit.cli import main
+
+
+@pytest.fixture
+def trained(sample, capsys):
+    """Images of the sample set, after a small training on them into the run `t`."""
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32"]
+    assert main(["train", *data, *small, "--name", "t"]) == 0
+    printed = capsys.readouterr().out
+    assert "60 of 61 rows are used" in printed
+    assert "validation mAP" in printed
+    return sample / "images"
+
+
+def test_train_then_predict(trained, capsys):
+    assert main(["predict", str(trained / "0000.jpg"), "--model", "t"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["sleeves", "plain", "long", "bag"]
+    assert all(line.split()[2] in ("yes", "no") and 0 <= float(line.split()[1]) <= 1 for line in lines[1:])
+
+
+def test_predict_prints_one_line_per_broken_image_and_exits_2(trained, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert main(["predict", str(tmp_path / "text.jpg"), str(tmp_path / "gone.jpg"), str(trained / "0000.jpg")]) == 2
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 2
+    assert "text.jpg: not an image in any known format" in output.err
+    assert "gone.jpg: no such file" in output.err
+    assert "sleeves" in output.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "x.jpg", "--model", "nothing"], "not a run folder"),
+        (["predict", "x.jpg", "--model", "nothing.pth"], "no such model"),
+        (["train", "-p", "epoch", "1"], "did you mean 'epochs'"),
+        (["train", "-f", "gone.yaml"], "gone.yaml cannot be read"),
+        (["train", "--images", "x"], "--images and --labels belong together"),
+        (["train", "--images", ".", "--labels", "gone.csv"], "no such label file"),
+        (["run", "--only", "12"], "no notebook '12'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_training_twice_into_one_name_is_refused(trained, sample, capsys):
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    assert main(["train", *data, "-p", "weights", "none", "--name", "t"]) == 2
+    assert "choose another name, or overwrite" in capsys.readouterr().err
+
+
+def test_help_and_import_load_no_torch():
+    program = "import sys, mlkit.cli\ntry: mlkit.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from mlkit.device import choose_device
+from mlkit.errors import ParameterError, WeightsError
+from mlkit.model import build_model, compute_logits, load_model, normalise, place, save_model
+
+META = {"backbone": "resnet18", "image_size": 32, "attributes": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "vit_b_16", "shufflenet_v2_x0_5"])
+def test_any_network_gets_a_head_of_one_logit_per_attribute(backbone):
+    model = build_model(backbone, 3, "none", image_size=64).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_unknown_network_names_the_nearest_and_one_without_linear_head_is_refused():
+    with pytest.raises(ParameterError, match="did you mean 'resnet18'"):
+        build_model("resnet_18", 3, "none")
+    with pytest.raises(ParameterError, match="the last layer of squeezenet1_0 is Conv2d"):
+        build_model("squeezenet1_0", 3, "none")
+
+
+def test_imagenet_weights_are_taken_from_where_the_download_would_put_them(tmp_path, monkeypatch):
+    donor = models.resnet18(num_classes=1000)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    # torchvision checks the hash of the downloaded content, which a file of ours cannot have
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", _from_cache(tmp_path))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", _from_cache(tmp_path))
+    place_at = tmp_path / "checkpoints" / models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
+    place_at.parent.mkdir()
+    torch.save(donor.state_dict(), place_at)
+    model = build_model("resnet18", 3, "imagenet")
+    torch.testing.assert_close(model.layer1[0].conv1.weight, donor.layer1[0].conv1.weight)
+
+
+def _from_cache(folder):
+    return lambda url, **_: torch.load(folder / "checkpoints" / url.rsplit("/", 1)[1], weights_only=True)
+
+
+def test_weights_that_cannot_be_downloaded_name_the_three_ways_out(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(WeightsError, match=r"place https.* at .*resnet18.*weights = \"path.*weights = \"none\""):
+        build_model("resnet18", 3, "imagenet")
+
+
+def test_weights_from_a_file_fill_the_backbone_and_leave_the_head_fresh(tmp_path):
+    donor = build_model("resnet18", 5, "none")
+    torch.save(donor.state_dict(), tmp_path / "weights.pth")
+    model = build_model("resnet18", 3, str(tmp_path / "weights.pth"))
+    torch.testing.assert_close(model.layer4[1].conv2.weight, donor.layer4[1].conv2.weight)
+    assert model.fc.out_features == 3
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="does not fit resnet18"):
+        build_model("resnet18", 3, str(tmp_path / "other.pth"))
+
+
+def test_model_file_gives_the_same_network_and_metadata_back(tmp_path):
+    model = build_model("resnet18", 3, "none", 32).eval()
+    save_model(tmp_path / "model.pth", model, META)
+    loaded, meta = load_model(tmp_path / "model.pth")
+    images = torch.randn(2, 3, 32, 32)
+    assert meta == META
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_file_that_would_execute_code_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "pickled.pth")
+    with pytest.raises(WeightsError, match="not a file of plain weights"):
+        load_model(tmp_path / "pickled.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), (b"junk", "plain weights"), (b"", "plain weights")]
+)
+def test_missing_and_broken_model_files_are_one_clear_error(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        load_model(tmp_path / "model.pth")
+
+
+def test_normalised_pixels_equal_torchvisions_and_are_channels_last():
+    from torchvision.transforms.v2.functional import normalize, to_dtype
+
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    expected = normalize(
+        to_dtype(pixels.permute(0, 3, 1, 2), torch.float32, scale=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    result = normalise(pixels)
+    torch.testing.assert_close(result, expected)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bf16_agrees_with_float32_and_gives_float32_logits():
+    model = build_model("resnet18", 3, "none", 32).eval()
+    pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        exact, fast = (
+            compute_logits(place(model, d), pixels, d) for d in (choose_device("cpu", p) for p in ("fp32", "bf16"))
+        )
+    assert fast.dtype == torch.float32
+    torch.testing.assert_close(fast, exact, atol=0.05, rtol=0.05)
+
+
+def test_device_that_is_not_there_and_unknown_precision_are_refused():
+    with pytest.raises(ParameterError, match='use device = "auto"'):
+        choose_device("nonsense")
+    with pytest.raises(ParameterError, match='"auto", "fp32" or "bf16"'):
+        choose_device("cpu", "fp8")

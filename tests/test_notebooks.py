@@ -1,0 +1,105 @@
+"""The contract of the committed notebooks, and the proof that nbval would notice a wrong number in them."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mlkit.cli import DATA_PARAMETERS
+from mlkit.parameters import check_parameters, read_parameters
+from mlkit.pipeline import CHAIN, TRAINING, known_parameters
+from mlkit.train import TrainConfig
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_notebooks_are_numbered_without_a_gap_and_the_chain_is_among_them():
+    assert [path.stem.split("_")[0] for path in PATHS] == [f"{i:02d}" for i in range(1, len(PATHS) + 1)]
+    assert set(CHAIN) <= {path.stem for path in PATHS}
+
+
+def test_opens_with_a_question_and_ends_with_the_answer(notebook):
+    first, *_, heading, last = notebook.cells
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \d+\. .*\?", first.source)
+    assert heading.source == "## Answer"
+    assert "print" in last.source
+    assert last.outputs
+
+
+def test_has_one_tagged_cell_of_commented_literals(notebook):
+    (cell,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    for line in cell.source.splitlines():
+        (statement,) = ast.parse(line).body
+        ast.literal_eval(statement.value)  # raises for anything computed
+        assert "  # " in line
+
+
+def test_defines_nothing_and_no_cell_is_longer_than_a_screen(notebook):
+    for cell in code(notebook):
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE)
+        assert len(cell.source.splitlines()) <= 40
+
+
+def test_is_executed_in_order_by_the_plain_kernel_without_error(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    assert not [output for cell in code(notebook) for output in cell.outputs if output.output_type == "error"]
+
+
+def test_is_small_shows_figures_and_holds_no_path_of_a_machine():
+    for path in PATHS:
+        text = path.read_text(encoding="utf-8")
+        assert len(text) < 200_000, path.name
+        assert "image/png" in text
+        assert not re.search(r"[\"' ](/home/|/root/|/work/|/Users/|/tmp/)", text), path.name
+
+
+def test_some_cells_are_compared_by_nbval():
+    checked = [cell for path in PATHS for cell in code(nbformat.read(path, 4)) if "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert len(checked) >= 4
+    assert all(cell.outputs for cell in checked)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_nbval_passes_the_committed_numbers_and_fails_a_wrong_one(wrong, tmp_path):
+    notebook = nbformat.read(FOLDER / "01_explore_label_imbalance.ipynb", as_version=4)
+    cell = next(cell for cell in code(notebook) if "label_counts" in cell.source)
+    notebook.cells = notebook.cells[: notebook.cells.index(cell) + 1]
+    if wrong:
+        for kind, text in cell.outputs[0].data.items():
+            cell.outputs[0].data[kind] = text.replace("11.", "12.")
+    nbformat.write(notebook, tmp_path / "copy.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-c", "/dev/null", "copy.ipynb"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == (1 if wrong else 0), result.stdout
+    assert ("mismatch" in result.stdout) == wrong
+
+
+def test_training_notebook_has_every_setting_and_the_defaults_are_the_sample_file():
+    defaults = known_parameters(TRAINING)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(defaults) == fields | set(DATA_PARAMETERS) | {"run", "overwrite"}
+    assert read_parameters(FOLDER / "parameters" / "sample.yaml").items() <= defaults.items()
+
+
+def test_seed_file_is_the_recipe_of_the_seed():
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    seed = check_parameters(read_parameters(FOLDER / "parameters" / "seed.yaml"), defaults)
+    assert seed["learning_rate"] == 0.001
+    assert (seed["backbone"], seed["weights"], seed["image_size"]) == ("resnet18", "imagenet", 224)

@@ -1,0 +1,215 @@
+"""The notebooks by papermill: the whole chain on the sample data, what is skipped, and how failures are told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from mlkit import pipeline
+from mlkit.errors import ParameterError, RunError
+from mlkit.pipeline import CHAIN, NotebookError, run_notebooks, select
+from mlkit.runs import Run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """One run of the whole chain by the command line, on the sample data: its outputs folder and what it printed."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4")
+    assert result.returncode == 0, result.stderr
+    return outputs, result.stdout
+
+
+def mlkit(outputs, *arguments):
+    environment = os.environ | {"MLKIT_OUTPUTS": str(outputs)}
+    command = [sys.executable, "-m", "mlkit", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_chain_leaves_all_artifacts_and_says_so(chain):
+    outputs, printed = chain
+    artifacts = [
+        "model.pth",
+        "Aimonk_multilabel_problem.png",
+        "history.csv",
+        "metrics.json",
+        "predictions.csv",
+        "config.json",
+    ]
+    for file in [*artifacts, "prediction.csv", "prediction.png", *(f"{notebook}.ipynb" for notebook in CHAIN)]:
+        assert (outputs / "chain" / file).stat().st_size > 0
+        assert file in printed or file.endswith(".json")
+    assert "left out, 1 missing: 1000.jpg" in printed
+    assert "prediction for " in printed
+    assert "epoch 4/4" in printed
+
+
+def test_chain_learned_and_beats_the_majority(chain):
+    mean = json.loads((chain[0] / "chain" / "metrics.json").read_text())["mean"]
+    assert mean["AP"] >= 0.9 > mean["prevalence"]
+    assert mean["accuracy"] > mean["majority_accuracy"]
+    history = pd.read_csv(chain[0] / "chain" / "history.csv")
+    assert history.loss.tail(10).mean() < 0.5 * history.loss.head(10).mean()
+
+
+def test_executed_notebooks_are_complete_and_carry_no_progress_bars(chain):
+    for notebook in CHAIN:
+        content = nbformat.read(chain[0] / "chain" / f"{notebook}.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
+        assert "it/s" not in nbformat.writes(content)
+        assert "widgets" not in content.metadata
+
+
+def test_second_call_skips_what_did_not_change(chain):
+    outputs, _ = chain
+    before = (outputs / "chain" / "model.pth").stat().st_mtime_ns
+    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4")
+    assert result.stdout.count("nothing changed, kept") == 4
+    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4", "-p", "smoothing", "0.5")
+    assert result.stdout.count("nothing changed, kept") == 3
+    assert "03_plot_loss: done" in result.stdout
+    assert (outputs / "chain" / "model.pth").stat().st_mtime_ns == before
+
+
+def test_other_parameters_never_overwrite_a_named_run(chain):
+    outputs, _ = chain
+    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "5")
+    assert result.returncode == 2
+    assert "give another --name, or --overwrite" in result.stderr
+
+
+def test_only_runs_one_notebook_again(chain):
+    image = str(ROOT / "data" / "sample" / "images" / "0000.jpg")
+    result = mlkit(chain[0], "run", "--name", "chain", "--only", "4", "-p", "epochs", "4", "-p", "image", image)
+    assert result.returncode == 0
+    assert "[1/1] 04_single_image_inference" in result.stdout
+    assert pd.read_csv(chain[0] / "chain" / "prediction.csv").image[0].endswith("0000.jpg")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 3}, "unknown parameter 'epoch'; did you mean 'epochs'"),
+        ({"epochs": "three"}, "parameter epochs is 'three'; it must be a whole number"),
+        ({"strict": 1}, "parameter strict is 1; it must be true or false"),
+        ({"run": "x"}, "unknown parameter 'run'"),
+    ],
+)
+def test_wrong_parameters_stop_before_anything_runs(given, message, outputs):
+    with pytest.raises(ParameterError, match=message):
+        run_notebooks(given)
+    assert not outputs.exists()
+
+
+def test_parts_of_the_chain_are_named_by_number_or_name():
+    assert select() == list(CHAIN)
+    assert select(only="3") == ["03_plot_loss"]
+    assert select(start="03_plot_loss") == list(CHAIN[2:])
+    with pytest.raises(ParameterError, match="no notebook '9' in the chain"):
+        select(only="9")
+
+
+@pytest.fixture
+def tiny_chain(tmp_path, monkeypatch):
+    """A project whose chain is four one-cell notebooks; `write(number, source)` changes one of them."""
+    monkeypatch.setenv("MLKIT_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "labels.csv").write_text("image,a\nx.jpg,1\n")
+
+    def write(number, source="print('ran')"):
+        text = "images = 'data/images'\nlabels = 'data/labels.csv'\nrun = ''\noverwrite = False"
+        cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]})
+        spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=spec)
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{CHAIN[number - 1]}.ipynb")
+
+    for number in range(1, 5):
+        write(number)
+    return write
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ValueError('the\\nreason')", "ValueError: the reason"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the kernel died"),
+        ("import time; time.sleep(60)", "the cell took longer than 3 s"),
+    ],
+)
+def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, source, reason, capsys):
+    tiny_chain(3, source)
+    with pytest.raises(NotebookError) as caught:
+        run_notebooks({}, name="x", timeout=3)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "notebook: 03_plot_loss"
+    assert lines[1].startswith("cell:     3 ")  # the injected parameters are a cell too
+    assert reason in lines[2]
+    assert len(lines) == 3
+    run = caught.value.run
+    assert not (run / "03_plot_loss.ipynb").exists()
+    tiny_chain(3)
+    capsys.readouterr()
+    run_notebooks({}, name="x")
+    assert capsys.readouterr().out.count("nothing changed, kept") == 2
+    assert (run / "04_single_image_inference.ipynb").exists()
+
+
+def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain, outputs, capsys):
+    from mlkit.cli import main
+
+    tiny_chain(2, "1 / 0")
+    shutil.copytree(ROOT / "notebooks" / "parameters", Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters")
+    (Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters" / "sample.yaml").write_text("images: data/images\n")
+    assert main(["run", "--name", "x", "-p", "labels", "data/labels.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "error:    ZeroDivisionError: division by zero" in error
+    assert "resume:   mlkit run --name x -p labels data/labels.csv --from 02_train_resnet18" in error
+
+
+def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
+    tiny_chain(1, "import time; print('asleep'); time.sleep(60)")
+    program = "from mlkit.pipeline import *\nrun_notebooks({}, name='x')"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "asleep" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "error:    interrupted" in error
+
+
+def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(tiny_chain, outputs, monkeypatch):
+    first = run_notebooks({})
+    assert run_notebooks({}) == first
+    (Path(os.environ["MLKIT_ROOT"]) / "data" / "labels.csv").write_text("image,a\nx.jpg,0\n")
+    assert (first.name, run_notebooks({}).name) == ("data", "data-2")
+
+
+def test_folder_of_a_training_without_notebooks_is_not_taken_over(tiny_chain):
+    Run.create("x", {}, "data")
+    with pytest.raises(RunError, match="give another --name"):
+        run_notebooks({}, name="x")
+
+
+def test_kernel_is_that_of_the_current_python(tiny_chain):
+    tiny_chain(1, "import sys; print(sys.executable)")
+    run = run_notebooks({}, only="1")
+    output = nbformat.read(run / f"{CHAIN[0]}.ipynb", as_version=4).cells[-1].outputs[0].text
+    assert output.strip() == sys.executable
+
+
+def test_project_root_is_where_the_notebooks_are():
+    assert pipeline.notebook_path(CHAIN[0]).is_file()

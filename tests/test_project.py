@@ -1,0 +1,76 @@
+"""What holds the project together: the floors of the modules, one list of dependencies, the sample data."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlkit import sample as sample_module
+from mlkit.labels import label_counts, read_labels, to_codes
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [
+    ["__init__", "errors", "names"],
+    ["files", "progress", "losses", "device"],
+    ["labels", "images", "runs", "parameters"],
+    ["cache", "sample", "model", "metrics", "plots"],
+    ["dataset", "predict"],
+    ["train"],
+    ["pipeline"],
+    ["cli"],
+    ["__main__"],
+]
+CARD = ["torch", "torchvision", "jupyterlab", "papermill", "matplotlib", "seaborn", "pandas", "nbval"]
+
+
+def test_modules_import_only_from_floors_below():
+    floor = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+    assert set(floor) == {path.stem for path in (ROOT / "mlkit").glob("*.py")}
+    for path in (ROOT / "mlkit").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit"):
+                names = [alias.name for alias in node.names] if node.module == "mlkit" else [node.module.split(".")[1]]
+                assert all(floor[name] < floor[path.stem] for name in names), f"{path.name} imports {names}"
+
+
+def test_environment_file_shows_the_packages_and_leaves_versions_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    required = project["dependencies"] + project["optional-dependencies"]["test"]
+    known = {re.match(r"[\w-]+", text).group().lower() for text in required}
+    listed = [name for name in pip if not name.startswith("-e")]
+    assert "-e .[test]" in pip
+    assert set(CARD) <= set(listed) <= known, "a bare name of pyproject.toml each, without a version"
+    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python"))
+    assert python.removeprefix("python") == project["requires-python"]
+
+
+def test_top_level_is_what_the_readme_says():
+    allowed = {"notebooks", "mlkit", "data", "outputs", "tests"}
+    ignored = {path.name for path in ROOT.iterdir() if path.name.startswith(".") or path.name.endswith(".egg-info")}
+    assert {path.name for path in ROOT.iterdir() if path.is_dir()} - ignored == allowed
+
+
+def test_sample_is_deterministic_has_its_faults_and_its_prevalences(sample, tmp_path):
+    sample_module.make_sample(tmp_path / "again", count=60)
+    for file in sorted(path.relative_to(sample) for path in sample.rglob("*") if path.is_file()):
+        assert (sample / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    labels, truth = read_labels(sample / "labels.csv"), read_labels(sample / "truth.csv")
+    assert not truth.isna().to_numpy().any()
+    known = to_codes(labels) >= 0
+    disagree = known & (to_codes(labels) != to_codes(truth))
+    assert disagree.sum() == 1  # the copy that contradicts its original
+    assert not (sample / "images" / labels.index[-1]).exists()
+
+
+def test_sample_prevalences_and_unknown_share_are_those_promised(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_module, "draw_garment", lambda truth, rng: sample_module.Image.new("RGB", (8, 8)))
+    sample_module.make_sample(tmp_path / "many", count=2000)
+    prevalence = label_counts(read_labels(tmp_path / "many" / "truth.csv")).prevalence
+    np.testing.assert_allclose(prevalence, [0.88, 0.8, 0.5, 0.08], atol=0.03)
+    assert read_labels(tmp_path / "many" / "labels.csv").isna().to_numpy().mean() == pytest.approx(0.1, abs=0.01)
