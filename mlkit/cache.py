@@ -1,10 +1,12 @@
 """The pixel cache: every image is decoded once, then training reads uint8 pixels from a memory map.
 
-A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes and only ever grows; `index.csv` says
+A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes, each written once; `index.csv` says
 which row belongs to which file (path, size, mtime) and is replaced whole. A row counts only once the index names it, so a
 cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode.
+Once most rows belong to files that are no more, a new `pixels.u8` is begun; processes that have the old one open keep it.
 """
 
+import errno
 import hashlib
 import mmap
 import os
@@ -13,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ class Entry:
     bytes: int
     mtime_ns: int
     row: int  # -1 where the file cannot be decoded
-    digest: str  # of the file's content: equal digests, equal files
+    digest: str  # of the file's content: equal digests, equal files; empty where it cannot be read
     problem: str  # empty where all is well
 
 
@@ -69,13 +72,15 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
     """Pixel cache of `images` (paths relative to `folder`), decoding those that it does not hold yet.
 
     Raises:
-        MlkitError: if the disk has no room for it. Images that are missing or broken are no error: see `problems`.
+        MlkitError: if the disk has no room for it or cannot be written. Images that are missing or broken are no error:
+            see `problems`.
     """
     key = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
     path = outputs_root() / "cache" / f"{folder.name}-{key}-{size}px-{DECODER}"
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "lock"):
-        known = _read_index(path / "index.csv")
+        rows = _count_rows(path / "pixels.u8", size)
+        known = _read_index(path / "index.csv", rows)
         stats: dict[str, os.stat_result] = {}
         missing: dict[str, str] = {}
         for image in images:
@@ -85,8 +90,18 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
                 missing[image] = "no such file"
                 known.pop(image, None)
         todo = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
+        if todo and rows > 2 * len(known):
+            (path / "index.csv").unlink(missing_ok=True)  # first: it must never speak of another file's rows
+            (path / "pixels.u8").unlink()
+            todo, known = list(stats), {}
         if todo:
-            _decode_into(path, folder, todo, stats, size, known)
+            try:
+                _decode_into(path, folder, todo, stats, size, known)
+            except OSError as error:
+                raise MlkitError(
+                    f"{shown(path)}: the pixel cache cannot be written ({error.strerror}); mend that, or set MLKIT_OUTPUTS "
+                    "to a folder on another disk"
+                ) from error
         return PixelCache(path, size, {image: known[image] for image in stats}, missing)
 
 
@@ -95,9 +110,9 @@ def _decode_into(
 ) -> None:
     """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
     row_bytes = size * size * 3
-    start = 1 + max((entry.row for entry in known.values()), default=-1)
     _check_space(path, len(todo) * row_bytes)
     file = os.open(path / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
+    start = -(-os.fstat(file).st_size // row_bytes)  # never into a row that another process may have open
 
     def decode(image: str, row: int) -> tuple[str, Entry]:
         stat = stats[image]
@@ -105,7 +120,9 @@ def _decode_into(
         try:
             data = read_bytes(folder / image)
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-            os.pwrite(file, decode_image(data, folder / image, size).tobytes(), row * row_bytes)
+            pixels = decode_image(data, folder / image, size)
+            if os.pwrite(file, pixels.tobytes(), row * row_bytes) < row_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
         return image, Entry(stat.st_size, stat.st_mtime_ns, -1 if problem else row, digest, problem)
@@ -122,8 +139,10 @@ def _decode_into(
                 committed = time.monotonic()
     finally:
         executor.shutdown(cancel_futures=True)
-        _commit(path, file, known)
-        os.close(file)
+        try:
+            _commit(path, file, known)
+        finally:
+            os.close(file)
 
 
 def _commit(path: Path, file: int, known: dict[str, Entry]) -> None:
@@ -133,15 +152,23 @@ def _commit(path: Path, file: int, known: dict[str, Entry]) -> None:
         pd.DataFrame(records, columns=list(_COLUMNS)).to_csv(temporary, index=False)
 
 
-def _read_index(path: Path) -> dict[str, Entry]:
-    if not path.exists():
+def _read_index(path: Path, rows: int) -> dict[str, Entry]:
+    """Entries whose pixels are among the `rows` that exist; none where a system crash left the index cut or garbled."""
+    data = path.read_bytes() if path.exists() else b""
+    try:
+        table = pd.read_csv(BytesIO(data), dtype=_COLUMNS, keep_default_na=False)
+    except ValueError:  # pandas' parser errors are such, and what is not a number or not UTF-8 raises it too
         return {}
-    table = pd.read_csv(path, dtype=_COLUMNS, keep_default_na=False)
-    return {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
+    if list(table.columns) != list(_COLUMNS) or not data.endswith(b"\n"):
+        return {}
+    entries = {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
+    return {image: entry for image, entry in entries.items() if entry.problem or 0 <= entry.row < rows}
 
 
 def _same(entry: Entry, stat: os.stat_result) -> bool:
-    return entry.bytes == stat.st_size and entry.mtime_ns == stat.st_mtime_ns
+    """Whether the file is still what the entry says; one that could not be read is worth another try."""
+    unread = not entry.digest and entry.bytes > 0
+    return entry.bytes == stat.st_size and entry.mtime_ns == stat.st_mtime_ns and not unread
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -153,11 +180,14 @@ def _check_space(path: Path, needed: int) -> None:
         )
 
 
+def _count_rows(path: Path, size: int) -> int:
+    return path.stat().st_size // (size * size * 3) if path.exists() else 0
+
+
 def _map(path: Path, size: int) -> tuple[np.ndarray, mmap.mmap]:
-    row_bytes = size * size * 3
-    count = path.stat().st_size // row_bytes if path.exists() else 0
+    count = _count_rows(path, size)
     if count == 0:
         return np.empty((0, size, size, 3), np.uint8), mmap.mmap(-1, 1)
     with open(path, "rb") as file:
-        memory = mmap.mmap(file.fileno(), count * row_bytes, access=mmap.ACCESS_READ)
+        memory = mmap.mmap(file.fileno(), count * size * size * 3, access=mmap.ACCESS_READ)
     return np.frombuffer(memory, np.uint8).reshape(count, size, size, 3), memory

@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
-    from mlkit.pipeline import NotebookError, run_notebooks
+    from mlkit.pipeline import NotebookError, given_parameters, run_notebooks
 
-    given = _given(options)
+    # a part of an earlier run starts from what that run was given, so that it need not be said again
+    given = _given(options, given_parameters(options.name) if options.only or options.start else {})
     try:
         result = run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
     except NotebookError as error:
         print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
-        print(f"resume:   {_resume(options, error.run.name, error.notebook)}", file=sys.stderr)
+        part = "--only" if options.only else "--from"
+        print(f"resume:   mlkit run --name {error.run.name} {part} {error.notebook.split('_')[0]}", file=sys.stderr)
         return 1
     print(f"\nmade in {result}:")
     for file in sorted(result.path.iterdir()):
@@ -97,33 +99,20 @@ def _print_predictions(table: Any) -> None:
             print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Parameters of a call: from files (sample.yaml, or seed.yaml for own data), then `-p`, then the data options."""
+def _given(options: argparse.Namespace, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Parameters of a call: `earlier`, else of files (sample.yaml, or seed.yaml for own data); then `-p` and the data."""
     from mlkit.parameters import read_parameters
 
     if bool(options.images) != bool(options.labels):
         raise MlkitError("--images and --labels belong together: give both, or none for the sample data")
     standard = project_root() / "notebooks" / "parameters" / ("seed.yaml" if options.images else "sample.yaml")
-    given: dict[str, Any] = {}
-    for file in options.file or [standard]:
+    given = dict(earlier or {})
+    for file in options.file or ([] if given else [standard]):
         given |= read_parameters(file)
     given |= dict(options.parameter)
     if options.images:
         given |= {"images": shown(Path(options.images).absolute()), "labels": shown(Path(options.labels).absolute())}
     return given
-
-
-def _resume(options: argparse.Namespace, name: str, notebook: str) -> str:
-    words = ["mlkit", "run", "--name", name]
-    if options.images:
-        words += ["--images", options.images, "--labels", options.labels]
-    for file in options.file:
-        words += ["-f", file]
-    for name, value in options.parameter:
-        words += ["-p", name, value]
-    if options.timeout:
-        words += ["--timeout", str(options.timeout)]
-    return shlex.join([*words, "--only" if options.only else "--from", notebook])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Images and labels together: what is usable, split into training and validation, served in batches."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils.data import Dataset
 from mlkit.cache import PixelCache, build_cache
 from mlkit.errors import LabelError
 from mlkit.files import resolve, shown
-from mlkit.labels import exclude_images, read_labels, to_codes
+from mlkit.labelfile import exclude_images, read_labels
+from mlkit.labels import to_codes
 
 
 class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -114,17 +116,21 @@ def split_images(
         labels: label table.
         validation: share of images for validation, between 0 and 1.
         seed: same seed, same split.
-        groups: image -> group; a group stays on one side (files with identical content, say).
+        groups: image -> group; a group stays on one side (files with identical content, say). An image that is not
+            named is a group of its own.
 
     Raises:
         LabelError: if there are too few images to split.
     """
-    group = labels.index.to_series() if groups is None else labels.index.to_series().map(groups)
-    numbers, names = pd.factorize(group)
+    own = labels.index.to_series()
+    group = own if groups is None else own.map(groups).astype(object)
+    numbers, names = pd.factorize(group.where(group.notna(), own))
     if not 0 < validation < 1:
         raise LabelError(f"validation_fraction is {validation}; it must lie between 0 and 1, 0.2 say")
     if len(names) < 4:
         raise LabelError(f"{len(names)} different images are too few to train and validate on; label at least 4")
+    if math.ceil(validation * len(names)) == len(names):
+        raise LabelError(f"validation_fraction {validation} leaves no image of {len(names)} to train on; lower it")
     codes = to_codes(labels)
     # a group counts as positive (negative) for an attribute if any of its images is
     indicators = np.zeros((len(names), 2 * codes.shape[1]), np.int8)

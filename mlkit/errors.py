@@ -1,5 +1,8 @@
 """The errors that a person can mend: each names what was expected, what came, and the way out."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MlkitError(ValueError):
     """Base of every error that mlkit raises on purpose; the command line prints its text and exits with 2."""
@@ -23,3 +26,11 @@ class RunError(MlkitError):
 
 class ParameterError(MlkitError):
     """A parameter is unknown or of the wrong type; the text names the nearest known one."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of an error message: "; did you mean 'x'?" or, where nothing is near, the list of what is known."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known[:20])}" + (" ..." if len(known) > 20 else "")

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from mlkit.device import Device
-from mlkit.errors import ParameterError, WeightsError
+from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
-from mlkit.names import nearest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

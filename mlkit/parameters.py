@@ -6,9 +6,8 @@ from typing import Any
 
 import yaml
 
-from mlkit.errors import ParameterError
+from mlkit.errors import ParameterError, nearest
 from mlkit.files import shown
-from mlkit.names import nearest
 
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -21,7 +20,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-01
         raise ParameterError(f"{shown(path)} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ParameterError(f"{shown(path)} must hold one `name: value` a line")
@@ -53,13 +52,17 @@ def _converted(name: str, value: Any, known: Mapping[str, Any]) -> Any:
     elif wanted in (int, float) and not isinstance(value, bool):
         try:
             number = float(value)
-            if wanted is float or number.is_integer():
-                return wanted(value) if not isinstance(value, str) else wanted(number)
+            if wanted is float:
+                return number
+            if number.is_integer():
+                digits = not isinstance(value, str) or value.strip().lstrip("+-").isdecimal()
+                return int(value if digits else number)  # a float does not hold every digit of a long number
         except (TypeError, ValueError, OverflowError):
             pass
-    elif wanted is str and isinstance(value, str):
+    elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
-    raise ParameterError(f"parameter {name} is {value!r}; it must be {_KINDS[wanted]}, such as {default!r}")
+    kind = _KINDS.get(wanted, f"a {wanted.__name__}")
+    raise ParameterError(f"parameter {name} is {value!r}; it must be {kind}, such as {default!r}")
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

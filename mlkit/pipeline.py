@@ -59,6 +59,11 @@ def select(only: str = "", start: str = "") -> list[str]:
     return list(CHAIN[first:])
 
 
+def given_parameters(name: str) -> dict[str, Any]:
+    """Parameters that an earlier `run_notebooks` was given for the run folder `name`; empty if there was none."""
+    return _Manifest(Run(outputs_root() / name)).parameters if name else {}
+
+
 def run_notebooks(
     given: Mapping[str, Any],
     name: str = "",
@@ -88,6 +93,7 @@ def run_notebooks(
     digests = _digests(known, given)
     run, digests = _run_folder(name, digests, given, overwrite or (asked and TRAINING in chosen))
     manifest = _Manifest(run)
+    manifest.parameters = given
     for number, notebook in enumerate(chosen, 1):
         title = f"[{number}/{len(chosen)}] {notebook}"
         if manifest.get(notebook) == {"digest": digests[notebook], "done": True} and not asked and not overwrite:
@@ -110,18 +116,20 @@ def run_notebooks(
 
 
 class _Manifest:
-    """notebook -> digest of what it was made from, and whether it was finished."""
+    """The parameters given to a run; per notebook, the digest of what it was made from, and whether it was finished."""
 
     def __init__(self, run: Run) -> None:
         self._path = run / "manifest.json"
-        self._entries: dict[str, dict[str, Any]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        stored = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.parameters: dict[str, Any] = stored.get("parameters", {})
+        self._notebooks: dict[str, dict[str, Any]] = stored.get("notebooks", {})
 
     def get(self, notebook: str) -> dict[str, Any]:
-        return self._entries.get(notebook, {})
+        return self._notebooks.get(notebook, {})
 
     def set(self, notebook: str, digest: str, done: bool) -> None:
-        self._entries[notebook] = {"digest": digest, "done": done}
-        write_json(self._path, self._entries)
+        self._notebooks[notebook] = {"digest": digest, "done": done}
+        write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
 def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], replace: bool) -> tuple[Run, dict[str, str]]:

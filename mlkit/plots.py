@@ -23,7 +23,7 @@ def label_balance(counts: pd.DataFrame, ax: Axes) -> Axes:
         share = (counts[column] / total).to_numpy()
         bars = ax.barh(counts.index, share, left=left, color=colour, label=name)
         texts = [str(n) if s > 0.03 else "" for n, s in zip(counts[column], share, strict=True)]
-        ax.bar_label(bars, texts, label_type="center", color="black" if column == "unknown" else "white")
+        ax.bar_label(bars, texts, label_type="center", color="white" if column == "positives" else "black")
         left += share
     ax.set(title="Labels per attribute", xlabel="share of images", xlim=(0, 1))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -63,11 +63,12 @@ def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: i
     figure, axes = plt.subplots(
         rows, columns, figsize=(1.25 * columns, 1.65 * rows), dpi=72, squeeze=False, layout="constrained"
     )
-    for ax in axes.flat:
+    for ax in axes.flat[len(captions) :]:
         ax.axis("off")
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         ax.imshow(image)
-        ax.set_title(textwrap.fill(caption, 18), y=-0.04, va="top", fontsize=8)
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel(textwrap.fill(caption, 18), fontsize=8)
     return figure
 
 

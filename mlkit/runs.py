@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,7 @@ class Run:
         """Make a run folder, or take up an unfinished one that has the same parameters and data.
 
         Args:
-            name: folder name under `outputs`; empty gives one named by date and time.
+            name: folder name under `outputs`; empty gives a new one, named by date and time.
             parameters: all that decides the result, plain values.
             fingerprint: of the data.
             overwrite: delete what an earlier training left there.
@@ -53,14 +54,15 @@ class Run:
         Raises:
             RunError: if the folder holds a finished run, or an unfinished one with other parameters.
         """
-        run = cls(_folder(name or datetime.now().strftime("%Y%m%d-%H%M%S")))
-        if overwrite:
+        run = cls(_folder(name) if name else _new_folder())
+        if overwrite and (run.path / "config.json").exists():  # else it is no run, and perhaps somebody's data
             run._clear()
         if (run.path / "config.json").exists():
             if run.finished:
                 raise RunError(f"{shown(run.path)} holds a finished run; choose another name, or overwrite")
             before = run.config()
-            changed = [k for k, v in parameters.items() if before["parameters"].get(k) != v]
+            old = before["parameters"]
+            changed = [k for k in parameters | old if parameters.get(k, ...) != old.get(k, ...)]
             changed += [] if before["data"] == fingerprint else ["the data"]
             if changed:
                 raise RunError(
@@ -86,7 +88,7 @@ class Run:
             RunError: if there is none; the text lists those that exist.
         """
         if not name:
-            runs = list_runs()
+            runs = [run for run in list_runs() if (run / "model.pth").exists()]
             if not runs:
                 raise RunError(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
             return runs[-1]
@@ -122,7 +124,9 @@ class Run:
 
     def read_table(self, file: str) -> pd.DataFrame:
         """A CSV file of the run. Raises RunError if it is not there."""
-        return pd.read_csv(self._existing(file))
+        # names stay as they were written: an attribute may be called "null", an image "0001"
+        names = {"image": str, "attribute": str}
+        return pd.read_csv(self._existing(file), dtype=names, keep_default_na=False, na_values=[""])
 
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
@@ -147,16 +151,35 @@ class Run:
         return path
 
     def _clear(self) -> None:
-        """Remove what a training writes; other files (executed notebooks, the manifest of `mlkit run`) stay."""
-        for pattern in ("config.json", "metrics.json", "*.csv", "*.pth", "*.pt", "*.png"):
+        """Remove what a training writes; other files (executed notebooks, the manifest of `mlkit run`) stay.
+
+        The checkpoint goes first and config.json last: when interrupted, nothing old is taken up by the next training.
+        """
+        for pattern in ("*.pt", "metrics.json", "*.csv", "*.pth", "*.png", "config.json"):
             for file in self.path.glob(pattern):
                 file.unlink()
 
 
 def list_runs() -> list[Run]:
-    """Runs in the outputs folder, oldest first."""
-    folders = (path.parent for path in outputs_root().glob("*/config.json"))
-    return sorted((Run(path) for path in folders), key=lambda run: (run.config()["created"], run.name))
+    """Runs in the outputs folder, oldest first; a folder whose config.json is of something else is none."""
+    dated = []
+    for path in outputs_root().glob("*/config.json"):
+        with suppress(ValueError, KeyError, TypeError):
+            dated.append((str(Run(path.parent).config()["created"]), path.parent.name))
+    return [Run(outputs_root() / name) for _, name in sorted(dated)]
+
+
+def _new_folder() -> Path:
+    """A new folder named by date and time, with a number where another training began in the same second."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, number = outputs_root() / stamp, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = path.with_name(f"{stamp}-{number}")
 
 
 def _folder(name: str) -> Path:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from mlkit.files import resolve
-from mlkit.labels import from_codes, write_labels
+from mlkit.labelfile import write_labels
+from mlkit.labels import from_codes
 from mlkit.progress import bar
 
 ATTRIBUTES = {"sleeves": 0.88, "plain": 0.80, "long": 0.50, "bag": 0.08}  # name -> prevalence

@@ -10,13 +10,15 @@ import pytest
 import yaml
 
 from mlkit import sample as sample_module
-from mlkit.labels import label_counts, read_labels, to_codes
+from mlkit.labelfile import read_labels
+from mlkit.labels import label_counts, to_codes
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["__init__", "errors", "names"],
+    ["__init__", "errors"],
     ["files", "progress", "losses", "device"],
     ["labels", "images", "runs", "parameters"],
+    ["labelfile"],
     ["cache", "sample", "model", "metrics", "plots"],
     ["dataset", "predict"],
     ["train"],

@@ -8,7 +8,8 @@ import torch
 from mlkit import train as train_module
 from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.errors import ParameterError
-from mlkit.labels import pos_weight, read_labels, to_codes
+from mlkit.labelfile import read_labels
+from mlkit.labels import pos_weight, to_codes
 from mlkit.losses import masked_bce
 from mlkit.metrics import evaluate
 from mlkit.model import load_model

@@ -1,0 +1,98 @@
+"""JupyterLab itself: a notebook opened in a real browser, Run All, to the end."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+NOTEBOOK = "01_explore_label_imbalance.ipynb"
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab on a copy of the notebooks, on the loopback address; its address and a function that asks its API."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+    command += [f"--IdentityProvider.token={token}", f"--notebook-dir={folder}", "--allow-root"]
+    environment = os.environ | {"HOME": str(tmp_path), "MLKIT_PROGRESS": "on"}
+    with open(tmp_path / "lab.log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    def ask(path):
+        request = urllib.request.Request(f"{address}{path}", headers={"Authorization": f"token {token}"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+
+    try:
+        wait_for(lambda: ask("/api/status"), "JupyterLab to start")
+        yield f"{address}/lab/tree/{NOTEBOOK}?token={token}&reset", ask, folder / NOTEBOOK
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def wait_for(condition, what, seconds=90):
+    """Poll until the condition holds; errors while the server is not yet there count as not holding."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        time.sleep(0.3)
+    pytest.fail(f"waited {seconds} s for {what}")
+
+
+def test_run_all_finishes_without_error_and_shows_the_figures(lab):
+    from playwright.sync_api import sync_playwright
+
+    address, ask, path = lab
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:  # what appears below must have been made here
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(address)
+        page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=60_000)
+        # earlier, Run All would ask for a kernel
+        wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")), "a kernel")
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells >> nth=0")
+        last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+        answer = last.source.split('print(f"')[1].split("{")[0]
+        page.wait_for_selector(f".jp-OutputArea-output:has-text('{answer}')", timeout=90_000)
+        page.keyboard.press("Control+s")
+        wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"), "the notebook to be saved")
+        browser.close()
+    done = nbformat.read(path, as_version=4)
+    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4

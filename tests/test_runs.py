@@ -1,0 +1,262 @@
+"""A run folder is taken up, refused or replaced as its contents say, and nothing is ever half written into it."""
+
+import importlib.metadata
+import json
+import platform
+import stat
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlkit.runs as runs_module
+from mlkit.errors import RunError
+from mlkit.files import atomic, project_root, resolve, shown, write_json
+from mlkit.runs import Run, list_runs, outputs_root
+
+PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
+
+
+def create(name="a", fingerprint="f1", overwrite=False, **changes):
+    return Run.create(name, PARAMETERS | changes, fingerprint, overwrite)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- create
+
+
+def test_config_holds_parameters_data_and_versions(outputs):
+    run = create()
+    assert run.path == outputs / "a"
+    config = run.config()
+    assert config["parameters"] == PARAMETERS
+    assert config["data"] == "f1"
+    assert config["python"] == platform.python_version()
+    assert set(config["versions"]) >= {"mlkit", "torch", "torchvision", "numpy", "pandas"}
+    assert config["versions"]["torch"] == importlib.metadata.version("torch")
+    assert datetime.fromisoformat(config["created"]).tzinfo is not None
+    assert not run.finished
+
+
+def test_unfinished_run_with_the_same_parameters_is_taken_up():
+    before = create().config()
+    again = create()
+    assert again.config() == before
+    again.write_json("metrics.json", {})
+    assert again.finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"epochs": 4}, "epochs"),
+        ({"epochs": 4, "images": "data/y"}, "images, epochs"),
+        ({"seed": 1}, "seed"),
+        ({"fingerprint": "f2"}, "the data"),
+    ],
+)
+def test_unfinished_run_that_differs_is_refused_and_left_alone(changes, differs):
+    before = create().config()
+    with pytest.raises(RunError, match=f"a holds an unfinished run that differs in {differs}; choose another name, or"):
+        create(**changes)
+    assert Run.open("a").config() == before
+
+
+def test_parameter_that_is_no_longer_given_is_a_difference():
+    create(seed=1)
+    with pytest.raises(RunError, match="differs in seed"):
+        create()
+
+
+def test_finished_run_is_refused_even_with_the_same_parameters():
+    create().write_json("metrics.json", {"mAP": 0.5})
+    with pytest.raises(RunError, match="a holds a finished run; choose another name, or overwrite"):
+        create()
+    assert Run.open("a").finished
+
+
+def test_overwrite_removes_what_a_training_wrote_and_keeps_notebooks():
+    run = create()
+    for file in ("history.csv", "split.csv", "model.pth", "last.pt", "loss.png", "metrics.json"):
+        (run / file).write_text("{}")
+    for file in ("02_train_resnet18.ipynb", "manifest.json", "notes.txt"):
+        (run / file).write_text("kept")
+    new = create(overwrite=True, epochs=9)
+    assert files(new.path) == ["02_train_resnet18.ipynb", "config.json", "manifest.json", "notes.txt"]
+    assert new.config()["parameters"]["epochs"] == 9
+
+
+def test_interrupted_overwrite_leaves_no_checkpoint_for_another_training(monkeypatch):
+    run = create()
+    for file in ("last.pt", "history.csv", "model.pth"):
+        (run / file).touch()
+    unlink = Path.unlink
+
+    def interrupt(path, **options):
+        if path.name == "history.csv":
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            create(overwrite=True, epochs=9)
+    with pytest.raises(RunError, match="differs in epochs"):
+        create(epochs=9)
+    assert not (run / "last.pt").exists()
+
+
+def test_overwrite_deletes_nothing_from_a_folder_that_is_no_run(tmp_path):
+    (tmp_path / "labels.csv").write_text("somebody's labels")
+    create(str(tmp_path), overwrite=True)
+    assert (tmp_path / "labels.csv").read_text() == "somebody's labels"
+
+
+def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2030, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.setattr(runs_module, "datetime", Frozen)
+    assert [create("").name for _ in range(3)] == ["20300102-030405", "20300102-030405-2", "20300102-030405-3"]
+
+
+# --- open
+
+
+def test_run_is_opened_by_name_by_path_or_as_the_newest_with_a_model(monkeypatch):
+    create("untrained")
+    for day, name in ((2, "b"), (3, "a"), (1, "c")):
+        config = create(name).config()
+        (outputs_root() / name / "model.pth").touch()
+        write_json(outputs_root() / name / "config.json", config | {"created": f"2030-01-0{day}T00:00:00.000+00:00"})
+    (outputs_root() / "foreign").mkdir()
+    (outputs_root() / "foreign" / "config.json").write_text("[1]")
+    assert [run.name for run in list_runs()] == ["untrained", "c", "b", "a"]
+    assert Run.open().name == "a"
+    assert Run.open("c").path == outputs_root() / "c"
+    assert Run.open(outputs_root() / "b") == Run.open("b") == Run.open(str(outputs_root() / "b"))
+    monkeypatch.setenv("MLKIT_ROOT", str(outputs_root().parent))
+    assert Run.open("outputs/b") == Run.open("b")
+    assert str(Run.open("b")) == "outputs/b"
+
+
+def test_unknown_run_is_refused_with_those_that_exist():
+    with pytest.raises(RunError, match=r"no run in .*outputs yet; train one with notebook 02 or `mlkit train`"):
+        Run.open()
+    with pytest.raises(RunError, match=r"x is not a run folder \(no config.json\); known runs: none"):
+        Run.open("x")
+    create("first")
+    create("second")
+    (outputs_root() / "cache").mkdir()
+    with pytest.raises(RunError, match=r"cache is not a run folder \(no config.json\); known runs: first, second"):
+        Run.open("cache")
+
+
+def test_what_the_run_does_not_have_yet_is_named():
+    run = create()
+    with pytest.raises(RunError, match=r"a/history.csv is missing; the run has not come so far: run notebook 02"):
+        run.read_table("history.csv")
+    with pytest.raises(RunError, match=r"a/metrics.json is missing"):
+        run.read_json("metrics.json")
+    with pytest.raises(RunError, match=r"a/split.csv is missing"):
+        run.validation_images()
+
+
+# --- contents
+
+
+def test_table_comes_back_as_it_was_written():
+    run = create()
+    table = pd.DataFrame(
+        {
+            "image": ["0001", "a, b.jpg", "NA", 'é "x".png'],
+            "attribute": ["null", "2024", "None", "bag"],
+            "loss": [0.1 + 0.2, 1e-12, np.nan, 3.0],
+            "epoch": [1, 2, 3, 4],
+        }
+    )
+    run.write_table("t.csv", table)
+    pd.testing.assert_frame_equal(run.read_table("t.csv"), table, check_dtype=False, check_exact=True)
+    assert files(run.path) == ["config.json", "t.csv"]
+
+
+def test_unknown_targets_come_back_as_missing():
+    run = create()
+    run.write_table("predictions.csv", pd.DataFrame({"image": "a.jpg", "target": pd.array([1, None, 0], dtype="Int8")}))
+    assert run.read_table("predictions.csv").target.isna().tolist() == [False, True, False]
+
+
+def test_validation_images_are_files_below_the_images_folder():
+    run = create(images="data/x")
+    run.write_table("split.csv", pd.DataFrame({"image": ["01", "deep/2.jpg"], "split": ["validation", "train"]}))
+    assert run.validation_images() == [project_root() / "data" / "x" / "01"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_what_json_lacks_and_keeps_the_old_file(value):
+    run = create()
+    run.write_json("metrics.json", {"mAP": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.write_json("metrics.json", {"mAP": value})
+    assert run.read_json("metrics.json") == {"mAP": 0.5}
+    assert files(run.path) == ["config.json", "metrics.json"]
+
+
+# --- files
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "deep" / "t.txt"
+
+    def write(text, error=None):
+        with atomic(target) as temporary:
+            assert temporary.suffix == ".txt"
+            temporary.write_text(text)
+            if error:
+                raise error
+
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write("half", error)
+        assert files(target.parent) == []
+    write("old")
+    with pytest.raises(KeyboardInterrupt):
+        write("half", KeyboardInterrupt)
+    assert target.read_text() == "old"
+    write("new")
+    assert target.read_text() == "new"
+    assert files(target.parent) == ["t.txt"]
+
+
+def test_written_file_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    write_json(tmp_path / "x.json", {"a": "é"})
+    assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": "é"}
+
+
+def test_shown_and_resolve_are_inverse_inside_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLKIT_ROOT", str(tmp_path / "project"))
+    monkeypatch.chdir(tmp_path)
+    for text in ("outputs/run", "data/a b/é.jpg", "x", "."):
+        assert resolve(text) == tmp_path / "project" / text
+        assert shown(text) == text
+        assert resolve(shown(resolve(text))) == resolve(text)
+        assert shown(resolve(text)) == text
+    assert shown("data/../x/./y") == "x/y"
+    outside = tmp_path / "elsewhere" / "a.jpg"
+    assert shown(outside) == str(outside) == shown("../elsewhere/a.jpg")
+    assert resolve("~/x") == Path.home() / "x"
+
+
+def test_root_is_the_checkout_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (project_root() / "notebooks").is_dir()
+    assert resolve("data") == project_root() / "data"
