@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab notebooks lint clean
+.PHONY: help run test lab notebooks bench lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
@@ -21,6 +21,9 @@ notebooks: .venv/installed  ## execute the committed notebooks again on the samp
 	MLKIT_PROGRESS=off $(BIN)/jupyter nbconvert --log-level WARN --to notebook --inplace --execute notebooks/*.ipynb
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
 	  "metadata.widgets metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+bench: .venv/installed  ## measure the speed here, beside a plain loop and the machine's limit; three minutes
+	$(BIN)/mlkit bench
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -8,9 +8,7 @@ Once most rows belong to files that are no more, a new `pixels.u8` is begun; pro
 
 import errno
 import hashlib
-import mmap
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,14 +22,14 @@ import pandas as pd
 from filelock import FileLock
 
 from mlkit.errors import ImageError, MlkitError
-from mlkit.files import atomic, shown
+from mlkit.files import atomic, check_space, shown
 from mlkit.images import DECODER, decode_image, read_bytes
+from mlkit.mapped import MappedRows, count_rows
 from mlkit.progress import bar
 from mlkit.runs import outputs_root
 
 _COLUMNS = {"image": str, "bytes": np.int64, "mtime_ns": np.int64, "row": np.int64, "digest": str, "problem": str}
 _COMMIT_SECONDS = 10.0  # an interruption loses at most this much work
-_RELEASE_BYTES = 256 << 20  # pages of the map handed back after reading this much, so that resident memory stays flat
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,11 @@ class PixelCache:
         self.size = size
         self.entries = entries
         self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
-        self._pixels = _map(path / "pixels.u8", size)
-        self._unreleased = 0
+        self._pixels = MappedRows(path / "pixels.u8", size * size * 3)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""
-        pixels, memory = self._pixels
-        batch: np.ndarray = pixels[rows]
-        self._unreleased += batch.nbytes
-        if self._unreleased > _RELEASE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            # The system's page cache keeps the data; only this process's count of resident memory falls.
-            memory.madvise(mmap.MADV_DONTNEED)
-            self._unreleased = 0
-        return batch
+        return self._pixels.read(rows).reshape(-1, self.size, self.size, 3)
 
 
 def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
@@ -79,7 +69,7 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
     path = outputs_root() / "cache" / f"{folder.name}-{key}-{size}px-{DECODER}"
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "lock"):
-        rows = _count_rows(path / "pixels.u8", size)
+        rows = count_rows(path / "pixels.u8", size * size * 3)
         known = _read_index(path / "index.csv", rows)
         stats: dict[str, os.stat_result] = {}
         missing: dict[str, str] = {}
@@ -110,7 +100,8 @@ def _decode_into(
 ) -> None:
     """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
     row_bytes = size * size * 3
-    _check_space(path, len(todo) * row_bytes)
+    way_out = "free some, set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
+    check_space(path.parent, len(todo) * row_bytes, "the pixel cache needs", way_out)
     file = os.open(path / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
     start = -(-os.fstat(file).st_size // row_bytes)  # never into a row that another process may have open
 
@@ -119,7 +110,7 @@ def _decode_into(
         digest = problem = ""
         try:
             data = read_bytes(folder / image)
-            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()[:32]  # the fastest where the CPU has instructions for it
             pixels = decode_image(data, folder / image, size)
             if os.pwrite(file, pixels.tobytes(), row * row_bytes) < row_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -169,25 +160,3 @@ def _same(entry: Entry, stat: os.stat_result) -> bool:
     """Whether the file is still what the entry says; one that could not be read is worth another try."""
     unread = not entry.digest and entry.bytes > 0
     return entry.bytes == stat.st_size and entry.mtime_ns == stat.st_mtime_ns and not unread
-
-
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path).free
-    if needed > free * 0.95:
-        raise MlkitError(
-            f"the pixel cache needs {needed / 1e9:.1f} GB in {shown(path.parent)}, {free / 1e9:.1f} GB are free; free some, "
-            "set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
-        )
-
-
-def _count_rows(path: Path, size: int) -> int:
-    return path.stat().st_size // (size * size * 3) if path.exists() else 0
-
-
-def _map(path: Path, size: int) -> tuple[np.ndarray, mmap.mmap]:
-    count = _count_rows(path, size)
-    if count == 0:
-        return np.empty((0, size, size, 3), np.uint8), mmap.mmap(-1, 1)
-    with open(path, "rb") as file:
-        memory = mmap.mmap(file.fileno(), count * size * size * 3, access=mmap.ACCESS_READ)
-    return np.frombuffer(memory, np.uint8).reshape(count, size, size, 3), memory

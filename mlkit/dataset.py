@@ -2,12 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import torch
-from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +18,9 @@ from mlkit.errors import LabelError
 from mlkit.files import resolve, shown
 from mlkit.labelfile import exclude_images, read_labels
 from mlkit.labels import to_codes
+from mlkit.progress import bar
+
+_CHUNK = 64  # images that a thread works on at a time
 
 
 class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -60,6 +65,10 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         kept, report = exclude_images(table, cache.problems, strict)
         return cls(kept, report, cache)
 
+    def with_labels(self, labels: pd.DataFrame) -> "MultiLabelDataset":
+        """The images that `labels` names, with these labels; pixels are shared. All must be images of this data set."""
+        return MultiLabelDataset(labels, self.report, self._cache)
+
     @property
     def attributes(self) -> list[str]:
         return list(self.labels.columns)
@@ -92,25 +101,30 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         """Pixels uint8 (batch, H, W, 3) and targets int8 (batch, attributes) of several images in one read."""
         return torch.from_numpy(self._cache.read(self._rows[indices])), self.targets[torch.from_numpy(indices)]
 
-    def contradictions(self) -> pd.DataFrame:
-        """Files with identical content whose known labels differ: one row per group and attribute in dispute."""
-        rows = []
-        for _, images in self.digests[self.digests.duplicated(keep=False)].groupby(self.digests):
-            group = self.labels.loc[images.index]
-            for attribute in self.attributes:
-                if group[attribute].nunique() > 1:
-                    said = ", ".join(f"{i}: {v}" for i, v in group[attribute].dropna().items())
-                    rows.append({"attribute": attribute, "images": len(group), "labels": said})
-        return pd.DataFrame(rows, columns=["attribute", "images", "labels"])
+    def map_pixels(self, function: Callable[[np.ndarray], np.ndarray], desc: str) -> np.ndarray:
+        """`function` of all images' pixels, handed over as uint8 (batch, H, W, 3) in parallel threads.
+
+        It returns one row per image; so does this, in the order of the images.
+        """
+        chunks = np.array_split(np.arange(len(self)), max(1, -(-len(self) // _CHUNK)))
+        with ThreadPoolExecutor(os.cpu_count()) as executor:
+            results = executor.map(lambda chunk: function(self.batch(chunk)[0].numpy()), chunks)
+            return np.concatenate(list(bar(results, total=len(chunks), desc=desc, unit="batch")))
 
 
 def split_images(
-    labels: pd.DataFrame, validation: float = 0.2, seed: int = 0, groups: Mapping[str, str] | pd.Series | None = None
+    labels: pd.DataFrame,
+    validation: float = 0.2,
+    seed: int = 0,
+    groups: Mapping[str, str] | pd.Series | None = None,
+    test: float = 0.0,
+    folds: int = 0,
+    fold: int = 0,
 ) -> pd.Series:
-    """Assign every image to "train" or "validation", keeping each attribute's known positives and negatives in proportion.
+    """Assign every image to "train", "validation" or "test", keeping each attribute's known cells in proportion.
 
     Iterative stratification (Sechidis et al. 2011, iterative-stratification) on the indicator columns [y = 1, y = 0]: an
-    unknown cell counts for neither. Its sizes are near `validation`, not exact.
+    unknown cell counts for neither. Its sizes are near what is asked, not exact.
 
     Args:
         labels: label table.
@@ -118,38 +132,101 @@ def split_images(
         seed: same seed, same split.
         groups: image -> group; a group stays on one side (files with identical content, say). An image that is not
             named is a group of its own.
+        test: share of images for the test, from 0.
+        folds: k of k-fold cross-validation, whose fold number `fold` is the test set instead; 0 for none.
+        fold: from 0 to folds - 1.
 
     Raises:
         LabelError: if there are too few images to split.
     """
-    own = labels.index.to_series()
-    group = own if groups is None else own.map(groups).astype(object)
-    numbers, names = pd.factorize(group.where(group.notna(), own))
-    if not 0 < validation < 1:
-        raise LabelError(f"validation_fraction is {validation}; it must lie between 0 and 1, 0.2 say")
-    if len(names) < 4:
-        raise LabelError(f"{len(names)} different images are too few to train and validate on; label at least 4")
-    if math.ceil(validation * len(names)) == len(names):
-        raise LabelError(f"validation_fraction {validation} leaves no image of {len(names)} to train on; lower it")
-    codes = to_codes(labels)
-    # a group counts as positive (negative) for an attribute if any of its images is
-    indicators = np.zeros((len(names), 2 * codes.shape[1]), np.int8)
-    np.maximum.at(indicators, numbers, np.hstack([codes == 1, codes == 0]).astype(np.int8))
-    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=validation, random_state=seed)
-    train, held_out = next(splitter.split(indicators, indicators))
-    if not len(train) or not len(held_out):
-        raise LabelError(f"validation_fraction {validation} leaves one side of {len(names)} images empty; change it")
-    side = np.full(len(names), "train", dtype=object)
-    side[held_out] = "validation"
+    numbers, indicators = _indicators(labels, groups)
+    count, share = len(indicators), 1 / folds if folds else test
+    if not 0 < validation < 1 or not 0 <= share < 1 - validation:
+        raise LabelError(
+            f"validation_fraction is {validation} and the share for the test {share:.2f}; validation must lie between 0 and "
+            "1, and both together below 1"
+        )
+    if count < max(4, folds):
+        raise LabelError(f"{count} different images are too few to split; label at least {max(4, folds)}")
+    side = np.full(count, "train", dtype=object)
+    if folds:
+        side[_folds(indicators, folds, seed) == fold] = "test"
+    elif test:
+        side[_held_out(indicators, test, seed)] = "test"
+    rest = np.flatnonzero(side == "train")
+    side[rest[_held_out(indicators[rest], validation / (1 - share), seed)]] = "validation"
+    wanted = {"train", "validation"} | ({"test"} if share else set())
+    if missing := wanted - set(side):
+        raise LabelError(f"the split leaves no image of {count} for {', '.join(missing)}; change its fractions")
     return pd.Series(side[numbers], index=labels.index, name="split")
 
 
-def batches(indices: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+def fold_images(
+    labels: pd.DataFrame, folds: int = 5, seed: int = 0, groups: Mapping[str, str] | pd.Series | None = None
+) -> pd.Series:
+    """Fold of every image, 0 to folds - 1, for cross-validation; stratified and grouped as `split_images` does.
+
+    Raises:
+        LabelError: if there are fewer groups than folds, or fewer than 2 folds.
+    """
+    numbers, indicators = _indicators(labels, groups)
+    if not 2 <= folds <= len(indicators):
+        raise LabelError(
+            f"{len(indicators)} different images cannot make {folds} folds; ask for at least 2, at most that many"
+        )
+    return pd.Series(_folds(indicators, folds, seed)[numbers], index=labels.index, name="fold")
+
+
+def _indicators(labels: pd.DataFrame, groups: Mapping[str, str] | pd.Series | None) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each image's group, and what is known of each group: columns [y = 1, y = 0].
+
+    A group counts as positive (negative) for an attribute if any of its images is.
+    """
+    own = labels.index.to_series()
+    group = own if groups is None else own.map(groups).astype(object)
+    numbers, names = pd.factorize(group.where(group.notna(), own))
+    codes = to_codes(labels)
+    indicators = np.zeros((len(names), 2 * codes.shape[1]), np.int8)
+    np.maximum.at(indicators, numbers, np.hstack([codes == 1, codes == 0]).astype(np.int8))
+    return numbers, indicators
+
+
+def _folds(indicators: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Stratified fold of every row."""
+    splitter = MultilabelStratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
+    fold = np.zeros(len(indicators), np.int64)
+    for number, (_, held_out) in enumerate(splitter.split(indicators, indicators)):
+        fold[held_out] = number
+    return fold
+
+
+def _held_out(indicators: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Positions of a stratified share of the rows."""
+    if math.ceil(share * len(indicators)) >= len(indicators):
+        raise LabelError(f"the split leaves no image of {len(indicators)} to train on; lower validation_fraction")
+    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    held_out: np.ndarray = next(splitter.split(indicators, indicators))[1]
+    return held_out
+
+
+def batches(
+    indices: np.ndarray, size: int, seed: int, epoch: int, weights: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Shuffled batches of one epoch, derived from (seed, epoch) alone, so that a resumed training sees the same.
 
     A last batch of a single image joins the one before: batch normalisation cannot work on one value.
+
+    Args:
+        indices: of the images.
+        size: images a batch.
+        seed: of the training.
+        epoch: its number.
+        weights: (len(indices),), how often each image is drawn, in proportion; drawn with replacement, as many as there are
+            images. None takes each once.
     """
-    shuffled = np.random.default_rng([seed, epoch]).permutation(indices)
+    rng = np.random.default_rng([seed, epoch])
+    chances = None if weights is None else weights / weights.sum()
+    shuffled = rng.choice(indices, len(indices), replace=weights is not None, p=chances)
     cuts = list(range(size, len(shuffled), size))
     if cuts and len(shuffled) - cuts[-1] == 1:
         cuts.pop()

@@ -1,23 +1,105 @@
-"""Which hardware to compute on, and in which precision: detected, overridable, and said."""
+"""Which hardware to compute on, in which precision, how fast, how much fits: detected, overridable, and said."""
 
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-from mlkit.errors import ParameterError
+from mlkit.errors import MlkitError, ParameterError
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and how to compute on it. `autocast` is None for plain float32; `reason` says why, for people."""
+    """A device and how to compute on it. `dtype` is that of autocast, None for float32; `reason` says why, for people."""
 
     device: torch.device
-    autocast: torch.dtype | None
+    dtype: torch.dtype | None
     reason: str
 
     def __str__(self) -> str:
-        precision = "bf16 autocast" if self.autocast else "float32"
+        precision = "bf16 autocast" if self.dtype else "float32"
         return f"{self.device.type}, {precision}, channels_last ({self.reason})"
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the network computes in the chosen precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+
+class Stopwatch:
+    """Seconds between marks, on the device's own clock: a GPU computes behind the program that drives it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        """Make a mark; does not wait for the device."""
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def seconds(self) -> np.ndarray:
+        """Time from each mark to the next; waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            return np.array([a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(self._marks)])
+        return np.diff(self._marks)
+
+
+@contextmanager
+def determinism(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Within: the same results every time, at some cost, if `wanted`; else the fastest kernels that a GPU finds."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def largest_batch(fits: Callable[[int], object], most: int) -> int:
+    """Largest power of two up to `most` that fits twice over, tried from 8 upwards; the other half is head-room.
+
+    Args:
+        fits: tries a batch size; raises `torch.OutOfMemoryError` if it does not fit.
+        most: no larger batch is of use.
+
+    Raises:
+        MlkitError: if not even 8 images fit.
+    """
+    size = 8
+    while size <= 2 * most:
+        try:
+            fits(size)
+        except torch.OutOfMemoryError:
+            break
+        size *= 2
+    if size == 8:
+        raise MlkitError("not even 8 images fit into the device's memory; lower image_size or take a smaller backbone")
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
+    return max(8, min(size // 4, most))
+
+
+@contextmanager
+def memory_errors(setting: str) -> Iterator[None]:
+    """Turn running out of the device's memory into an error that names the setting to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MlkitError(f"out of memory on the device ({str(error).split('.')[0]}); lower {setting}") from None
 
 
 def choose_device(device: str = "auto", precision: str = "auto") -> Device:

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mlkit.errors import MlkitError
 
 
 def project_root() -> Path:
@@ -51,6 +54,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
+    """Raise MlkitError if `folder` has no room for `needed` bytes; `what` ends in a verb, `way_out` is for the person."""
+    free = shutil.disk_usage(folder).free
+    if needed > free * 0.95:
+        raise MlkitError(f"{what} {needed / 1e9:.1f} GB in {shown(folder)}, {free / 1e9:.1f} GB are free; {way_out}")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from mlkit.errors import LabelError
+from mlkit.errors import LabelError, ParameterError, nearest
+
+POS_WEIGHT_POLICIES = ("balanced", "sqrt", "effective", "none")
 
 
 def to_codes(labels: pd.DataFrame) -> np.ndarray:
@@ -75,18 +77,46 @@ def na_patterns(labels: pd.DataFrame) -> pd.DataFrame:
     return table.set_index(pd.Index(counts[order], name="images"))
 
 
-def pos_weight(labels: pd.DataFrame, cap: float = 100.0) -> pd.Series:
-    """Weight of a positive cell per attribute: negatives / positives among the known cells, at most `cap`.
+def pos_weight(
+    labels: pd.DataFrame,
+    cap: float = 100.0,
+    policy: str = "balanced",
+    beta: float = 0.999,
+    image_weights: np.ndarray | None = None,
+) -> pd.Series:
+    """Weight of a positive cell per attribute, from its known cells, at most `cap`.
 
     An attribute without known positives or without known negatives gets 1: with one class only there is no balance to
     restore, and the ratio would be infinite or zero.
 
+    Args:
+        labels: the label table.
+        cap: the largest weight; a handful of positives should not outweigh everything else.
+        policy: "balanced", negatives / positives; "sqrt", its square root, a compromise where rare attributes are
+            overpredicted; "effective", E(negatives) / E(positives) of the effective numbers E(n) = (1 - beta^n) / (1 - beta)
+            (Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019); "none", 1.
+        beta: of the effective number, in [0, 1); images beyond 1 / (1 - beta) of a class add little to it.
+        image_weights: (images,), how often each is drawn where a sampler prefers some; the cells are counted as drawn, so
+            that sampler and weight do not both make up for the same imbalance. None counts each once.
+
     Raises:
         LabelError: if `cap` is not above 0.
+        ParameterError: if the policy is unknown or beta outside [0, 1).
     """
     if not cap > 0:
         raise LabelError(f"the cap of pos_weight is {cap}; it must be above 0")
-    counts = label_counts(labels)
-    both = (counts.positives > 0) & (counts.negatives > 0)
-    ratio = (counts.negatives / counts.positives.where(counts.positives > 0)).where(both, 1.0)
-    return ratio.clip(upper=cap).rename("pos_weight")
+    if policy not in POS_WEIGHT_POLICIES:
+        raise ParameterError(f"there is no pos_weight policy {policy!r}{nearest(policy, POS_WEIGHT_POLICIES)}")
+    if not 0 <= beta < 1:
+        raise ParameterError(f"beta of pos_weight is {beta}; it must be at least 0 and below 1")
+    codes = to_codes(labels)
+    drawn = np.ones(len(codes)) if image_weights is None else np.asarray(image_weights, float)
+    positives = pd.Series(drawn @ (codes == 1), index=pd.Index(labels.columns, name="attribute"))
+    negatives = pd.Series(drawn @ (codes == 0), index=positives.index)
+    weighted = (positives > 0) & (negatives > 0) & (policy != "none")
+    if policy == "effective":  # the factor 1 - beta of both effective numbers cancels
+        positives, negatives = 1 - beta**positives, 1 - beta**negatives
+    weights = negatives / positives.where(weighted)
+    if policy == "sqrt":
+        weights **= 0.5
+    return weights.clip(upper=cap).where(weighted, 1.0).rename("pos_weight")

@@ -39,20 +39,23 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """uint8 pixels (batch, H, W, 3) -> float32 (batch, 3, H, W), scaled to 0..1, then `(x - mean) / std` per channel.
+    """Pixels (batch, H, W, 3) on 0..255 -> float32 (batch, 3, H, W), scaled to 0..1, then `(x - mean) / std` per channel.
 
-    The permuted view of the pixels is in the channels_last layout already, and stays so.
+    The permuted view of the result is in the channels_last layout already. Whole rows of pixels are computed at a time: over
+    the three channels alone the CPU's vector units would run empty.
     """
-    scale = torch.tensor(std, device=pixels.device).mul(255).view(1, 3, 1, 1)
-    shift = torch.tensor(mean, device=pixels.device).mul(255).view(1, 3, 1, 1)
-    return (pixels.permute(0, 3, 1, 2).float() - shift) / scale
+    count, height, width, _ = pixels.shape
+    factor = 1 / (torch.tensor(std, device=pixels.device) * 255)
+    shift = -torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)
+    rows = pixels.reshape(count, height, width * 3).float()
+    rows = torch.addcmul(shift.repeat(width), rows, factor.repeat(width))
+    return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 def compute_logits(model: nn.Module, pixels: Tensor, device: Device) -> Tensor:
-    """Float32 logits (batch, attributes) of uint8 pixels (batch, H, W, 3), in the device's precision."""
-    inputs = normalise(pixels.to(device.device, non_blocking=True))
-    with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
-        logits: Tensor = model(inputs)
+    """Float32 logits (batch, attributes) of pixels (batch, H, W, 3) on 0..255, in the device's precision."""
+    with device.autocast():
+        logits: Tensor = model(normalise(pixels.to(device.device, non_blocking=True)))
     return logits.float()
 
 
@@ -155,7 +158,7 @@ def _file_state(weights: str) -> dict[str, Tensor]:
 def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, weights: str, image_size: int) -> None:
     if "encoder.pos_embedding" in state:
         state = models.vision_transformer.interpolate_embeddings(image_size, model.patch_size, state)
-    head = _head_name(model, backbone)
+    head = head_name(model, backbone)
     own = model.state_dict()
     state = {name: value for name, value in state.items() if not name.startswith(("aux", "AuxLogits", f"{head}."))}
     wanted = {name for name in own if not name.startswith(f"{head}.")}
@@ -168,7 +171,8 @@ def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, we
     model.load_state_dict(state, strict=False)
 
 
-def _head_name(model: nn.Module, backbone: str) -> str:
+def head_name(model: nn.Module, backbone: str) -> str:
+    """Qualified name of the last linear layer. Raises ParameterError if the last layer is of another kind."""
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
     with_weights = [(name, module) for name, module in leaves if list(module.parameters(recurse=False))]
     name: str = with_weights[-1][0]
@@ -179,7 +183,7 @@ def _head_name(model: nn.Module, backbone: str) -> str:
 
 
 def _replace_head(model: nn.Module, backbone: str, num_attributes: int) -> None:
-    name = _head_name(model, backbone)
+    name = head_name(model, backbone)
     parent, _, attribute = name.rpartition(".")
     old = model.get_submodule(name)
     assert isinstance(old, nn.Linear)

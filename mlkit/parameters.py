@@ -9,6 +9,7 @@ import yaml
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import shown
 
+_AUTO = {"batch_size"}  # numbers that may be left to mlkit
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -49,6 +50,8 @@ def _converted(name: str, value: Any, known: Mapping[str, Any]) -> Any:
         converted = _BOOLEANS.get(value.lower()) if isinstance(value, str) else value
         if isinstance(converted, bool):
             return converted
+    elif value == "auto" and name in _AUTO:
+        return value
     elif wanted in (int, float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -59,10 +62,18 @@ def _converted(name: str, value: Any, known: Mapping[str, Any]) -> Any:
                 return int(value if digits else number)  # a float does not hold every digit of a long number
         except (TypeError, ValueError, OverflowError):
             pass
+    elif wanted is list:
+        if isinstance(value, str):  # "[a, b]"
+            try:
+                value = yaml.safe_load(value)
+            except yaml.YAMLError:
+                value = None
+        if isinstance(value, list):
+            return [_converted(name, item, {name: default[0]}) for item in value] if default else value
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
     kind = _KINDS.get(wanted, f"a {wanted.__name__}")
     raise ParameterError(f"parameter {name} is {value!r}; it must be {kind}, such as {default!r}")
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}

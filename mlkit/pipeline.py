@@ -19,7 +19,13 @@ from mlkit.parameters import check_parameters
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import Run, outputs_root
 
-CHAIN = ("01_explore_label_imbalance", "02_train_resnet18", "03_plot_loss", "04_single_image_inference")
+CHAIN = (
+    "01_explore_label_imbalance",
+    "02_train_resnet18",
+    "03_plot_loss",
+    "04_single_image_inference",
+    "05_evaluate",
+)
 TRAINING = CHAIN[1]
 
 

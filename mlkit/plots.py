@@ -1,7 +1,10 @@
 """One function per figure: takes tables, draws on the given Axes, returns it."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +13,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from PIL import Image
+
+from mlkit.files import atomic
+from mlkit.findings import BASELINE, FULL, t_interval
 
 # from seaborn's colour-blind safe palette
 YES, NO, UNKNOWN = "#0173b2", "#de8f05", "#cccccc"
+_SHOWN_DPI, _SHOWN_COLOURS = 80, 96  # of a figure in a notebook
 
 
 def label_balance(counts: pd.DataFrame, ax: Axes) -> Axes:
@@ -95,12 +103,23 @@ def loss_curve(
     return ax
 
 
+def learning_rate_range(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Loss over the learning rate, smoothed too; takes `step.learning_rate_range`."""
+    ax.plot(table.lr, table.loss, color=YES, alpha=0.25, linewidth=1, label="each iteration")
+    ax.plot(table.lr, table.loss.ewm(alpha=0.3).mean(), color=YES, linewidth=2, label="smoothed")
+    ax.set(title="Learning-rate range: choose where the loss falls fastest", xlabel="learning rate", ylabel="training loss")
+    ax.set(xscale="log", ylim=(0, 1.5 * table.loss.iloc[:5].mean()))
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
 def worth(table: pd.DataFrame, ax: Axes) -> Axes:
     """AP of each attribute as a bar, its chance level as a mark; takes `metrics.evaluate`."""
     bars = ax.barh(table.index, table.AP, color=YES, label="AP of the model")
     ax.bar_label(bars, [f" {ap:.2f}" for ap in table.AP])
     ax.plot(table.prevalence, table.index, "|", color=NO, markersize=18, markeredgewidth=3, label="chance (prevalence)")
-    ax.set(title="Average precision on the validation images", xlabel="average precision", xlim=(0, 1.1))
+    ax.set(title="Average precision on images not trained on", xlabel="average precision", xlim=(0, 1.1))
     ax.set_xticks(np.linspace(0, 1, 6))
     ax.invert_yaxis()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -123,4 +142,100 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks(np.linspace(0, 1, 6))
     ax.invert_yaxis()
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), frameon=False)
+    return ax
+
+
+def throughput(figures: Mapping[str, Any], ax: Axes) -> Axes:
+    """Images per second of each way to train, with the range of the repeats, and the GEMM bounds as marks.
+
+    Takes the figures of `bench.measure`. The plain loop computes in float32, and its mark is the bound of that; the mark of
+    the others is the bound of the precision that mlkit chose.
+    """
+    bars = {
+        "plain_img_per_s": "plain loop",
+        "mlkit_first_epoch_img_per_s": "mlkit, first epoch with the decode",
+        "mlkit_img_per_s": "mlkit, later epochs",
+        "step_img_per_s": "pure step",
+    }
+    values = [figures[key] for key in bars]
+    low, high = np.array([figures["spread"][key] for key in bars]).T
+    numbers = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
+    # the numbers stand beside the names, where no mark can hide them
+    names = [f"{name}\n{number} images/s" for name, number in zip(bars.values(), numbers, strict=True)]
+    ax.barh(names, values, color=[UNKNOWN, YES, YES, NO])
+    ax.errorbar(values, range(len(bars)), xerr=[values - low, high - values], fmt="none", color="black", capsize=4)
+    bounds = [figures["gemm_bound_fp32_img_per_s"]] + 3 * [figures["gemm_bound_img_per_s"]]
+    ax.plot(bounds, range(len(bars)), "k|", markersize=26, markeredgewidth=3, label="GEMM bound of the same precision")
+    ax.set(title="Training throughput", xlabel="images per second", xlim=(0, 1.12 * max(*bounds, *high)))
+    ax.invert_yaxis()
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False)
+    return ax
+
+
+def show(figure: Figure, path: Path, dpi: int = 120, photos: bool = False) -> None:
+    """Save a figure at full quality, show it small in the notebook, and close it.
+
+    A notebook keeps what it shows. A palette of few colours makes that three times smaller and is hard to see; figures of
+    photos, which need more colours, are shown as JPEG.
+    """
+    from IPython.display import Image as Shown  # only in a notebook, where it is loaded anyway
+    from IPython.display import display
+
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    full, small = BytesIO(), BytesIO()
+    figure.savefig(full, dpi=_SHOWN_DPI)
+    with Image.open(full) as image:
+        if photos:
+            image.convert("RGB").save(small, "JPEG", quality=70)
+        else:
+            image.convert("RGB").quantize(_SHOWN_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    display(Shown(data=small.getvalue(), format="jpeg" if photos else "png"))  # type: ignore[no-untyped-call]
+    plt.close(figure)
+
+
+def study(results: pd.DataFrame, ax: Axes) -> Axes:
+    """mAP on the full truth over the share of known cells, a line per method, with the level that all labels reach.
+
+    Intervals are 95 % by Student's t over the seeds; with a single seed there are none. Since seeds differ in their test
+    images as well, they are wider than those of the paired differences (`findings.differences`), which compare methods.
+
+    Args:
+        results: of `study.run_study`, for one mechanism.
+        ax: where to draw.
+
+    Raises:
+        ValueError: if the results hold no mechanism or several.
+    """
+    hidden = results[results.mechanism != FULL]
+    if hidden.mechanism.nunique() != 1:
+        raise ValueError(f"one mechanism at a time, not {list(hidden.mechanism.unique())}; filter the results")
+    full = results[results.mechanism == FULL]
+    center, low, high = t_interval(full.mAP)
+    ax.axhline(center, color="#333333", linestyle="--", linewidth=1.2, label=f"{BASELINE}, all known")
+    if np.isfinite(low):
+        ax.axhspan(low, high, color=UNKNOWN, alpha=0.35, linewidth=0)
+    methods = list(dict.fromkeys(hidden.method))  # in their own order, so that colours stay those of other figures
+    fractions = sorted(hidden.fraction.unique())
+    bounds = [low, high, center]
+    for number, method in enumerate(methods):
+        groups = hidden[hidden.method == method].groupby("fraction").mAP
+        table = np.array([t_interval(groups.get_group(f)) if f in groups.groups else (np.nan,) * 3 for f in fractions])
+        # side by side, or the intervals would hide each other
+        x = np.arange(len(fractions)) + 0.55 * ((number + 0.5) / len(methods) - 0.5)
+        colour = sns.color_palette("colorblind", 10)[number % 10]
+        ax.vlines(x, table[:, 1], table[:, 2], color=colour, linewidth=1.2, alpha=0.8)
+        marker = "osD^vPX*"[number % 8]
+        ax.plot(x, table[:, 0], color=colour, marker=marker, linewidth=1.2, markersize=6, label=method)
+        bounds += list(table.ravel())
+    handles, names = ax.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: (i > 0, -hidden.mAP[hidden.method == names[i]].mean() if i else 0))
+    ax.legend([handles[i] for i in order], [names[i] for i in order], loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    ax.set_xticks(range(len(fractions)), [f"{fraction:.0%}" for fraction in fractions])
+    seeds = results.seed.nunique()
+    ax.set(title=f"What missing labels cost (hidden: {hidden.mechanism.iloc[0]})", xlabel="labels known")
+    ax.set_ylabel(f"mAP on the full truth\n(mean of {seeds} seed{'s' * (seeds != 1)}, 95 % interval)")
+    margin = 0.02
+    ax.set_ylim(max(0.0, np.nanmin(bounds) - margin), min(1.0, np.nanmax(bounds) + margin))
+    ax.grid(axis="y", alpha=0.3)
     return ax

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from mlkit.calibration import Calibration
 from mlkit.device import Device, choose_device
 from mlkit.errors import ImageError, RunError
 from mlkit.files import resolve, shown
@@ -28,6 +29,7 @@ class Predictor:
         self.model = place(model, device).eval()
         self.meta = meta
         self.device = device
+        self._calibration = Calibration.from_dict(meta["calibration"])
 
     @classmethod
     def load(cls, source: str | Path = "", device: str = "auto", precision: str = "auto") -> "Predictor":
@@ -81,7 +83,7 @@ class Predictor:
                         on_error(result)
                 if decoded:
                     logits = compute_logits(self.model, torch.from_numpy(np.stack(decoded)), self.device)
-                    parts.append(torch.sigmoid(logits).cpu().numpy())
+                    parts.append(self._calibration.probabilities(logits.cpu().numpy()))
                 progress.update(len(chunk))
         probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.attributes)), np.float32)
         thresholds = np.array([self.meta["thresholds"][name] for name in self.attributes])

@@ -2,11 +2,12 @@
 
 outputs/<run>/
     config.json       every parameter, data fingerprint, package versions
-    split.csv         image -> train or validation
+    split.csv         image -> train, validation or test
     history.csv       iteration, epoch, loss, lr, img_per_s
     epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
     metrics.json      written last: a run that has it is finished
-    predictions.csv   validation images: attribute, target, probability
+    predictions.csv   validation and test images: attribute, target, logit, probability
+    evaluation.csv    each attribute's figures with intervals and baselines, by notebook 05
     model.pth         the best epoch's model
     last.pt           only while training is unfinished: training goes on from it
     *.png, *.ipynb    figures, executed notebooks

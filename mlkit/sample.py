@@ -28,8 +28,9 @@ FOLDER = "data/sample"
 
 
 def ensure_sample(labels: str) -> None:
-    """Generate the sample data set if `labels` is its label file and it is not there yet; else do nothing."""
-    if resolve(labels) == resolve(f"{FOLDER}/labels.csv") and not resolve(labels).exists():
+    """Generate the sample data set if `labels` is a label file of it and it is not there yet; else do nothing."""
+    own = (resolve(f"{FOLDER}/{file}") for file in ("labels.csv", "truth.csv"))
+    if resolve(labels) in own and not resolve(labels).exists():
         make_sample(FOLDER)
 
 

@@ -12,7 +12,18 @@ os.environ["MLKIT_OUTPUTS"] = tempfile.mkdtemp(prefix="mlkit-tests-")
 os.environ["MLKIT_PROGRESS"] = "off"
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
-SMALL = {"02_train_resnet18": {"epochs": 1, "image_size": 32}}
+SMALL = {
+    "02_train_resnet18": {"epochs": 1, "image_size": 32},
+    "05_evaluate": {"resamples": 100},
+    "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4},
+    "06_missing_labels": {
+        "epochs": 1,
+        "image_size": 16,
+        "methods": ["masked_bce", "asl"],
+        "fractions": [0.5],
+        "seeds": [0, 1],
+    },
+}
 
 
 @pytest.fixture(autouse=True)

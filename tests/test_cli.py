@@ -1,9 +1,13 @@
 """The command line as a person meets it."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
 from mlkit.cli import main
 
@@ -16,7 +20,7 @@ def trained(sample, capsys):
     assert main(["train", *data, *small, "--name", "t"]) == 0
     printed = capsys.readouterr().out
     assert "60 of 61 rows are used" in printed
-    assert "validation mAP" in printed
+    assert "test mAP" in printed
     return sample / "images"
 
 
@@ -35,6 +39,14 @@ def test_predict_prints_one_line_per_broken_image_and_exits_2(trained, tmp_path,
     assert "text.jpg: not an image in any known format" in output.err
     assert "gone.jpg: no such file" in output.err
     assert "sleeves" in output.out
+
+
+def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
+    assert main(["predict", str(trained), "--model", "t", "--csv", str(tmp_path / "table.csv")]) == 0
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert len(table) == 60 * 4
+    assert table.image.is_monotonic_increasing
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -60,6 +72,42 @@ def test_training_twice_into_one_name_is_refused(trained, sample, capsys):
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
     assert main(["train", *data, "-p", "weights", "none", "--name", "t"]) == 2
     assert "choose another name, or overwrite" in capsys.readouterr().err
+
+
+def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(sample, outputs, capsys):
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "cv", "--folds", "3"]
+    assert main(["train", *data, *small]) == 0
+    printed = capsys.readouterr().out
+    assert "fold 3 of 3" in printed
+    assert "macro mean" in printed
+    predictions = pd.read_csv(outputs / "cv-folds" / "predictions.csv")
+    assert len(predictions) == 60 * 4, "each image is tested once"
+    assert predictions.groupby("image").fold.nunique().eq(1).all()
+    table = pd.read_csv(outputs / "cv-folds" / "folds.csv", index_col=["figure", "attribute"])
+    folds = [json.loads((outputs / f"cv-fold{i}" / "metrics.json").read_text()) for i in range(3)]
+    accuracies = [fold["attributes"]["long"]["accuracy"] for fold in folds]
+    row = table.loc[("accuracy", "long")]
+    assert row["mean"] == pytest.approx(np.mean(accuracies))
+    assert row["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    long = predictions[predictions.attribute == "long"].dropna()
+    assert table.loc[("AP", "long")].pooled == pytest.approx(average_precision_score(long.target, long.probability))
+
+    (outputs / "cv-fold2" / "metrics.json").unlink()  # as if interrupted there
+    kept = [(outputs / f"cv-fold{i}" / "model.pth").stat().st_mtime_ns for i in range(3)]
+    assert main(["train", *data, *small]) == 0
+    assert capsys.readouterr().out.count("finished before, kept") == 2
+    assert [(outputs / f"cv-fold{i}" / "model.pth").stat().st_mtime_ns == kept[i] for i in range(3)] == [True, True, False]
+    pd.testing.assert_frame_equal(pd.read_csv(outputs / "cv-folds" / "folds.csv", index_col=["figure", "attribute"]), table)
+
+    assert main(["train", *data, *small, "-p", "seed", "1"]) == 2
+    assert "cv-fold0 holds a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--folds", "1"], ["--folds", "3", "-p", "fold", "1"]])
+def test_wrong_folds_are_refused(arguments, capsys):
+    assert main(["train", *arguments]) == 2
+    assert "--folds is" in capsys.readouterr().err
 
 
 def test_help_and_import_load_no_torch():

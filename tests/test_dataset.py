@@ -9,7 +9,7 @@ import torch
 from conftest import SHARED
 from torch.utils.data import DataLoader
 
-from mlkit.dataset import MultiLabelDataset, batches, split_images
+from mlkit.dataset import MultiLabelDataset, batches, fold_images, split_images
 from mlkit.errors import LabelError
 from mlkit.images import load_image
 from mlkit.labelfile import read_labels, write_labels
@@ -154,22 +154,14 @@ def test_label_files_over_one_folder_share_the_pixel_cache(folder, monkeypatch):
     assert len(load(folder, labels="other.csv")) == 5
 
 
-def test_contradictions_are_equal_files_with_different_known_labels(folder):
-    assert load(folder).contradictions().empty
-    for copy in ("0001.jpg", "0002.jpg"):
-        shutil.copy(folder / "images" / "0000.jpg", folder / "images" / copy)
-    shutil.copy(folder / "images" / "0004.jpg", folder / "images" / "0005.jpg")
-    codes = np.zeros((8, 3), int)
-    codes[:3] = [[1, 1, -1], [0, 1, 1], [-1, 1, 1]]  # a is in dispute, an unknown cell contradicts nothing
-    write_labels(from_codes(codes, (f"{i:04d}.jpg" for i in range(8)), ["a", "b", "c"]), folder / "labels.csv")
-    (row,) = load(folder).contradictions().to_dict("records")
-    assert row == {"attribute": "a", "images": 3, "labels": "0000.jpg: 1, 0001.jpg: 0"}
-
-
-def test_sample_set_has_its_missing_image_and_its_contradiction(sample):
+def test_map_pixels_keeps_the_order_of_the_images(sample):
     dataset = load(sample)
-    assert "60 of 61 rows are used" in str(dataset)
-    assert dataset.contradictions().attribute.tolist() == ["long"]
+    means = dataset.map_pixels(lambda pixels: pixels.mean(axis=(1, 2)), "testing")
+    np.testing.assert_array_equal(means, dataset.batch(np.arange(len(dataset)))[0].numpy().mean(axis=(1, 2)))
+
+
+def test_sample_set_has_its_missing_image(sample):
+    assert "60 of 61 rows are used" in str(load(sample))
 
 
 # --- split
@@ -236,21 +228,71 @@ def test_image_without_a_group_is_its_own_group():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_fraction_outside_of_zero_and_one_is_refused(fraction):
-    with pytest.raises(LabelError, match=f"validation_fraction is {fraction}; it must lie between 0 and 1"):
+    with pytest.raises(LabelError, match=f"validation_fraction is {fraction} .* validation must lie between 0 and 1"):
         split_images(random_labels(20, [0.5]), fraction)
 
 
 def test_too_few_images_to_split_are_refused():
-    with pytest.raises(LabelError, match="3 different images are too few to train and validate on; label at least 4"):
+    with pytest.raises(LabelError, match="3 different images are too few to split; label at least 4"):
         split_images(random_labels(3, [0.5]))
     labels = random_labels(10, [0.5])
     with pytest.raises(LabelError, match="1 different images are too few"):
         split_images(labels, groups=dict.fromkeys(labels.index, "same"))
-    with pytest.raises(LabelError, match=r"validation_fraction 0.9 leaves no image of 4 to train on; lower it"):
+    with pytest.raises(LabelError, match=r"the split leaves no image of 4 to train on; lower validation_fraction"):
         split_images(random_labels(4, [0.5]), 0.9)
 
 
+def test_three_way_split_keeps_proportions_and_groups_apart():
+    labels = random_labels(2000, [0.5, 0.1], unknown=0.2)
+    groups = dict(zip(labels.index, np.arange(2000) // 2, strict=True))
+    split = split_images(labels, 0.15, 0, groups, test=0.15)
+    assert split.value_counts(normalize=True).to_dict() == pytest.approx(
+        {"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.01
+    )
+    assert split.groupby(groups).nunique().max() == 1
+    whole = label_counts(labels).prevalence
+    for side in ("train", "validation", "test"):
+        np.testing.assert_allclose(label_counts(labels[split == side]).prevalence, whole, atol=0.02)
+
+
+def test_folds_test_every_image_once():
+    labels = random_labels(203, [0.5, 0.1])
+    splits = [split_images(labels, 0.2, 0, folds=4, fold=fold) for fold in range(4)]
+    assert (sum((split == "test").astype(int) for split in splits) == 1).all()
+    assert all({"train", "validation", "test"} == set(split) for split in splits)
+    with pytest.raises(LabelError, match="both together below 1"):
+        split_images(labels, 0.5, 0, folds=2)
+
+
+# --- folds
+
+
+def test_folds_are_equal_stratified_and_keep_groups_together():
+    labels = random_labels(300, [0.5, 0.1], unknown=0.2)
+    groups = pd.Series({image: f"g{i // 2}" for i, image in enumerate(labels.index)})
+    fold = fold_images(labels, 5, seed=1, groups=groups)
+    assert sorted(set(fold)) == [0, 1, 2, 3, 4]
+    assert fold.groupby(groups).nunique().eq(1).all()
+    assert fold.equals(fold_images(labels, 5, seed=1, groups=groups))
+    assert not fold.equals(fold_images(labels, 5, seed=2, groups=groups))
+    counts = [label_counts(labels[fold == i]).positives for i in range(5)]
+    assert np.ptp(np.array(counts), axis=0).max() <= 10  # of about 20
+
+
+@pytest.mark.parametrize("folds", [0, 1, 11])
+def test_impossible_numbers_of_folds_are_refused(folds):
+    with pytest.raises(LabelError, match=f"10 different images cannot make {folds} folds; ask for at least 2"):
+        fold_images(random_labels(10, [0.5]), folds)
+
+
 # --- batches
+
+
+def test_weighted_batches_draw_in_proportion():
+    weights = np.where(np.arange(1000) < 100, 4.0, 1.0)
+    drawn = np.concatenate(list(batches(np.arange(1000), 50, 0, 1, weights)))
+    assert len(drawn) == 1000
+    assert (drawn < 100).mean() == pytest.approx(400 / 1300, abs=0.05)
 
 
 def test_each_epoch_is_a_permutation_decided_by_seed_and_epoch():
@@ -281,9 +323,6 @@ def test_product_photos_are_used_but_for_three_missing():
     assert "778 of 781 rows are used, 4 attributes" in str(dataset)
     assert "left out, 3 missing: image_489.jpg" in str(dataset)
     assert all(f"{name} (no such file)" in str(dataset) for name in dataset.report.image)
-    disputes = dataset.contradictions()
-    assert not disputes.empty
-    assert {"attribute", "images", "labels"} == set(disputes.columns)
     split = split_images(dataset.labels, 0.2, groups=dataset.digests)
     assert split.groupby(dataset.digests).nunique().eq(1).all()
     assert_in_proportion(dataset.labels, split, 0.2, cells=2)

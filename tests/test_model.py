@@ -111,10 +111,3 @@ def test_bf16_agrees_with_float32_and_gives_float32_logits():
         )
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, atol=0.05, rtol=0.05)
-
-
-def test_device_that_is_not_there_and_unknown_precision_are_refused():
-    with pytest.raises(ParameterError, match='use device = "auto"'):
-        choose_device("nonsense")
-    with pytest.raises(ParameterError, match='"auto", "fp32" or "bf16"'):
-        choose_device("cpu", "fp8")

@@ -5,7 +5,15 @@ import pytest
 from mlkit.errors import ParameterError
 from mlkit.parameters import check_parameters, read_parameters
 
-KNOWN = {"learning_rate": 0.1, "epochs": 10, "seed": 0, "augment": True, "backbone": "resnet18", "classes": ["a"]}
+KNOWN = {
+    "learning_rate": 0.1,
+    "epochs": 10,
+    "seed": 0,
+    "augment": True,
+    "backbone": "resnet18",
+    "classes": ["a"],
+    "shares": [0.5],
+}
 
 
 def write(tmp_path, text):
@@ -41,6 +49,10 @@ def test_yaml_file_gives_typed_values(tmp_path):
         ("backbone", "none", "none"),
         ("backbone", "", ""),
         ("classes", ["b", "c"], ["b", "c"]),
+        ("classes", "[b, c]", ["b", "c"]),
+        ("shares", "[0.1, 1e-3, 1]", [0.1, 0.001, 1.0]),
+        ("shares", ["0.1"], [0.1]),
+        ("shares", "[]", []),
     ],
 )
 def test_value_takes_the_type_of_its_default(name, given, expected):

@@ -46,7 +46,9 @@ def test_chain_leaves_all_artifacts_and_says_so(chain):
         "predictions.csv",
         "config.json",
     ]
-    for file in [*artifacts, "prediction.csv", "prediction.png", *(f"{notebook}.ipynb" for notebook in CHAIN)]:
+    artifacts += ["prediction.csv", "prediction.png", "evaluation.csv", "errors.csv"]
+    artifacts += [f"{name}.png" for name in ("intervals", "pr_curves", "reliability", "confusion", "scores", "errors")]
+    for file in [*artifacts, *(f"{notebook}.ipynb" for notebook in CHAIN)]:
         assert (outputs / "chain" / file).stat().st_size > 0
         assert file in printed or file.endswith(".json")
     assert "left out, 1 missing: 1000.jpg" in printed
@@ -74,9 +76,9 @@ def test_second_call_skips_what_did_not_change(chain):
     outputs, _ = chain
     before = (outputs / "chain" / "model.pth").stat().st_mtime_ns
     result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4")
-    assert result.stdout.count("nothing changed, kept") == 4
+    assert result.stdout.count("nothing changed, kept") == len(CHAIN)
     result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4", "-p", "smoothing", "0.5")
-    assert result.stdout.count("nothing changed, kept") == 3
+    assert result.stdout.count("nothing changed, kept") == len(CHAIN) - 1
     assert "03_plot_loss: done" in result.stdout
     assert (outputs / "chain" / "model.pth").stat().st_mtime_ns == before
 
@@ -121,7 +123,7 @@ def test_parts_of_the_chain_are_named_by_number_or_name():
 
 @pytest.fixture
 def tiny_chain(tmp_path, monkeypatch):
-    """A project whose chain is four one-cell notebooks; `write(number, source)` changes one of them."""
+    """A project whose chain is one-cell notebooks; `write(number, source)` changes one of them."""
     monkeypatch.setenv("MLKIT_ROOT", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "data" / "images").mkdir(parents=True)
@@ -134,7 +136,7 @@ def tiny_chain(tmp_path, monkeypatch):
         notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=spec)
         nbformat.write(notebook, tmp_path / "notebooks" / f"{CHAIN[number - 1]}.ipynb")
 
-    for number in range(1, 5):
+    for number in range(1, len(CHAIN) + 1):
         write(number)
     return write
 

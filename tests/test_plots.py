@@ -56,6 +56,12 @@ def test_prediction_marks_what_is_present(ax):
     assert colours == [plots.YES, plots.UNKNOWN]
 
 
+def test_learning_rate_range_is_drawn_on_a_logarithmic_axis(ax):
+    plots.learning_rate_range(pd.DataFrame({"lr": [1e-6, 1e-4, 1e-2], "loss": [0.7, 0.5, 2.0]}), ax)
+    assert ax.get_xscale() == "log"
+    assert list(ax.lines[0].get_ydata()) == [0.7, 0.5, 2.0]
+
+
 def test_worth_shows_ap_and_chance(ax):
     plots.worth(pd.DataFrame({"AP": [0.9, 0.4], "prevalence": [0.5, 0.1]}, index=["x", "y"]), ax)
     assert [bar.get_width() for bar in ax.containers[0]] == [0.9, 0.4]

@@ -9,7 +9,13 @@ from mlkit.predict import Predictor
 @pytest.fixture
 def model_file(tmp_path):
     attributes = ["a", "b"]
-    meta = {"backbone": "resnet18", "image_size": 32, "attributes": attributes, "thresholds": {"a": 0.0, "b": 1.0}}
+    meta = {
+        "backbone": "resnet18",
+        "image_size": 32,
+        "attributes": attributes,
+        "thresholds": {"a": 0.0, "b": 1.0},
+        "calibration": {name: {"slope": 1.0, "bias": 0.0} for name in attributes},
+    }
     save_model(tmp_path / "model.pth", build_model("resnet18", 2, "none", 32), meta)
     return tmp_path / "model.pth"
 

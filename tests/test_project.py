@@ -16,13 +16,16 @@ from mlkit.labels import label_counts, to_codes
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["__init__", "errors"],
-    ["files", "progress", "losses", "device"],
-    ["labels", "images", "runs", "parameters"],
-    ["labelfile"],
-    ["cache", "sample", "model", "metrics", "plots"],
-    ["dataset", "predict"],
+    ["files", "progress", "losses", "device", "augment", "mapped", "feed", "metrics", "calibration", "findings"],
+    ["labels", "images", "runs", "parameters", "thresholds", "intervals"],
+    ["labelfile", "config", "hiding"],
+    ["cache", "sample", "model", "plots", "grid", "objective", "optim"],
+    ["dataset", "predict", "evaluation_plots", "suspects", "report"],
+    ["stages", "duplicates", "missingness"],
+    ["step", "probe"],
+    ["verdict"],
     ["train"],
-    ["pipeline"],
+    ["pipeline", "folds", "study", "bench"],
     ["cli"],
     ["__main__"],
 ]
@@ -31,12 +34,21 @@ CARD = ["torch", "torchvision", "jupyterlab", "papermill", "matplotlib", "seabor
 
 def test_modules_import_only_from_floors_below():
     floor = {module: number for number, modules in enumerate(FLOORS) for module in modules}
-    assert set(floor) == {path.stem for path in (ROOT / "mlkit").glob("*.py")}
-    for path in (ROOT / "mlkit").glob("*.py"):
+    package = ROOT / "mlkit"
+    module = {path: path.relative_to(package).with_suffix("").parts[0] for path in package.rglob("*.py")}
+    assert set(floor) == set(module.values())
+    for path, own in module.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit"):
                 names = [alias.name for alias in node.names] if node.module == "mlkit" else [node.module.split(".")[1]]
-                assert all(floor[name] < floor[path.stem] for name in names), f"{path.name} imports {names}"
+                others = [name for name in names if name != own]  # files of one subpackage share its floor
+                assert all(floor[name] < floor[own] for name in others), f"{path.name} imports {names}"
+
+
+def test_subpackages_are_installed():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [path.parent.relative_to(ROOT) for path in (ROOT / "mlkit").rglob("__init__.py")]
+    assert sorted(packages) == sorted(".".join(folder.parts) for folder in found)
 
 
 def test_environment_file_shows_the_packages_and_leaves_versions_to_pyproject():

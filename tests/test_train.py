@@ -1,23 +1,39 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+from mlkit import calibration
 from mlkit import train as train_module
-from mlkit.dataset import MultiLabelDataset, split_images
-from mlkit.errors import ParameterError
-from mlkit.labelfile import read_labels
+from mlkit.config import TrainConfig
+from mlkit.dataset import MultiLabelDataset
+from mlkit.errors import ParameterError, RunError
+from mlkit.labelfile import read_labels, write_labels
 from mlkit.labels import pos_weight, to_codes
-from mlkit.losses import masked_bce
+from mlkit.losses import LOSSES, masked_bce
 from mlkit.metrics import evaluate
 from mlkit.model import load_model
 from mlkit.predict import Predictor
 from mlkit.runs import Run
-from mlkit.train import TrainConfig, run_parameters, train
+from mlkit.thresholds import choose_thresholds
+from mlkit.train import split_dataset, train
 
-CONFIG = TrainConfig(image_size=32, weights="none", epochs=3, batch_size=16, precision="fp32")
+CONFIG = TrainConfig(
+    image_size=32,
+    weights="none",
+    epochs=3,
+    batch_size=16,
+    precision="fp32",
+    validation_fraction=0.2,
+    test_fraction=0.0,
+    threshold="fixed",
+    calibrate=False,
+)
 
 
 @pytest.fixture
@@ -26,7 +42,7 @@ def dataset(sample):
 
 
 def start(name, config, dataset, sample, **options):
-    settings = run_parameters(config, images=str(sample / "images"), labels=str(sample / "labels.csv"))
+    settings = config.parameters(images=str(sample / "images"), labels=str(sample / "labels.csv"))
     run = Run.create(name, settings, dataset.fingerprint, **options)
     return run, train(dataset, config, run)
 
@@ -69,7 +85,7 @@ def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(datase
     from mlkit.model import build_model, normalise
 
     run, _ = start("a", CONFIG, dataset, sample)
-    split = split_images(dataset.labels, CONFIG.validation_fraction, CONFIG.seed, dataset.digests)
+    split = split_dataset(dataset, CONFIG)
     training = np.flatnonzero(split == "train")
     pixels, targets = dataset.batch(next(batches(training, 16, CONFIG.seed, epoch=1)))
     torch.manual_seed(CONFIG.seed)
@@ -80,9 +96,7 @@ def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(datase
 
 def test_same_seed_gives_the_same_history_and_another_seed_another(dataset, sample):
     losses = [
-        start(name, TrainConfig(**{**vars(CONFIG), "epochs": 1, "seed": seed}), dataset, sample)[0]
-        .read_table("history.csv")
-        .loss
+        start(name, replace(CONFIG, epochs=1, seed=seed), dataset, sample)[0].read_table("history.csv").loss
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert losses[0].equals(losses[1])
@@ -90,7 +104,7 @@ def test_same_seed_gives_the_same_history_and_another_seed_another(dataset, samp
 
 
 def test_interrupted_training_goes_on_and_ends_as_if_uninterrupted(dataset, sample, monkeypatch):
-    config = TrainConfig(**{**vars(CONFIG), "schedule": "cosine"})
+    config = replace(CONFIG, schedule="cosine")
     whole, _ = start("whole", config, dataset, sample)
     monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
     evaluations = []
@@ -116,24 +130,226 @@ def test_interrupted_training_goes_on_and_ends_as_if_uninterrupted(dataset, samp
 
 def test_unknown_labels_have_no_influence_on_training(dataset, sample):
     """Cells hidden as NA and cells that never existed give the same training."""
-    run, _ = start("a", TrainConfig(**{**vars(CONFIG), "epochs": 1}), dataset, sample)
+    run, _ = start("a", replace(CONFIG, epochs=1), dataset, sample)
     dataset.targets[dataset.targets < 0] = -7  # any negative value is unknown
-    other, _ = start("b", TrainConfig(**{**vars(CONFIG), "epochs": 1}), dataset, sample)
+    other, _ = start("b", replace(CONFIG, epochs=1), dataset, sample)
     assert run.read_table("history.csv").loss.equals(other.read_table("history.csv").loss)
 
 
 def test_cosine_schedule_falls_from_the_learning_rate_towards_zero(dataset, sample):
-    run, _ = start("a", TrainConfig(**{**vars(CONFIG), "schedule": "cosine"}), dataset, sample)
+    run, _ = start("a", replace(CONFIG, schedule="cosine"), dataset, sample)
     lr = run.read_table("history.csv").lr
     assert lr[0] == CONFIG.learning_rate
     assert lr.is_monotonic_decreasing
     assert 0 < lr.iloc[-1] < 0.1 * CONFIG.learning_rate
 
 
+def plain_training(dataset, training, validation, config):
+    """The loop that everyone writes, in float32: losses of every iteration, and AP on the validation images."""
+    from mlkit.dataset import batches
+    from mlkit.model import build_model, normalise
+
+    weight = torch.tensor(pos_weight(dataset.labels.iloc[training]).to_numpy(), dtype=torch.float32)
+    torch.manual_seed(config.seed)
+    model = build_model("resnet18", 4, "none", 32).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    losses = []
+    for epoch in range(1, config.epochs + 1):
+        for chosen in batches(training, config.batch_size, seed=config.seed, epoch=epoch):
+            pixels, targets = dataset.batch(chosen)
+            loss = masked_bce(model(normalise(pixels)), targets, weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    pixels, targets = dataset.batch(validation)
+    with torch.no_grad():
+        probabilities = torch.sigmoid(model.eval()(normalise(pixels))).numpy()
+    return losses, evaluate(probabilities, targets.numpy(), dataset.attributes, np.ones(4)).AP
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.1)])
+def test_fast_path_agrees_with_a_plain_loop_in_float32(dataset, sample, precision, tolerance):
+    """Losses within 1 % (float32: another order of sums) and 10 % (bf16); AP within 0.02 (float32), its mean within 0.1.
+
+    At a low learning rate, since Adam's first steps at a high one make a large difference of a small one.
+    """
+    config = replace(CONFIG, epochs=2, learning_rate=1e-4, precision=precision)
+    run, _ = start("a", config, dataset, sample)
+    split = split_dataset(dataset, CONFIG)
+    losses, ap = plain_training(dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"), config)
+    np.testing.assert_allclose(run.read_table("history.csv").loss, losses, rtol=tolerance)
+    last = run.read_table("epochs.csv").iloc[-1]
+    reached = np.array([last[f"AP {name}"] for name in ap.index])
+    if precision == "fp32":
+        np.testing.assert_allclose(reached, ap, atol=0.02)
+    assert reached.mean() == pytest.approx(ap.mean(), abs=0.1)
+
+
+@pytest.fixture
+def backbone_weights(tmp_path):
+    from mlkit.model import build_model
+
+    torch.manual_seed(7)
+    torch.save(build_model("resnet18", 1, "none", 32).state_dict(), tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "until:layer3"])
+def test_frozen_layers_stay_and_activations_computed_once_give_the_same_training(dataset, sample, backbone_weights, freeze):
+    config = replace(CONFIG, weights=backbone_weights, freeze=freeze)
+    run, _ = start("once", config, dataset, sample)
+    # a brightness too small to see takes the path that computes the frozen layers in every step
+    other, _ = start("always", replace(config, brightness=1e-6), dataset, sample)
+    losses = [r.read_table("history.csv").loss for r in (run, other)]
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    trained, _ = load_model(run / "model.pth")
+    donor = torch.load(backbone_weights, weights_only=True)
+    same = {name.split(".")[0] for name, value in trained.state_dict().items() if torch.equal(value, donor[name])}
+    assert {"conv1", "bn1", "layer1", "layer2", "layer3"} <= same
+    assert ("layer4" in same) == (freeze == "backbone")
+    assert losses[0].iloc[-3:].mean() < losses[0].iloc[:3].mean()
+
+
+def test_augmented_training_differs_and_is_reproducible(dataset, sample):
+    config = replace(CONFIG, epochs=1, flip=0.5, rotation=10.0, contrast=0.2)
+    first, again, plain = (
+        start(name, c, dataset, sample)[0].read_table("history.csv").loss
+        for name, c in (("a", config), ("b", config), ("c", replace(CONFIG, epochs=1)))
+    )
+    assert first.equals(again)
+    assert not first.equals(plain)
+
+
+def test_compiled_training_goes_through_torch_compile(dataset, sample, monkeypatch):
+    compiled = []
+
+    def compile_eagerly(function):
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    start("a", replace(CONFIG, epochs=1, compile=True), dataset, sample)
+    assert [function.__name__ for function in compiled] == ["_prepared", "_forward"]
+
+
+def test_batch_size_is_left_to_mlkit_and_determinism_asked_for(dataset, sample):
+    run, _ = start("a", replace(CONFIG, epochs=1, batch_size="auto", deterministic=True), dataset, sample)
+    assert len(run.read_table("history.csv")) == 2
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_near_duplicates_are_never_on_two_sides_of_the_split(sample, tmp_path):
+    """A copy that was resized and compressed again has other bytes; it stays with its original all the same."""
+    shutil.copytree(sample / "images", tmp_path / "images")
+    labels = read_labels(sample / "labels.csv").iloc[:-1]
+    copies = {f"copy-{name}": name for name in labels.index[3:30]}  # the first are grey or transparent
+    for copy, name in copies.items():
+        with Image.open(tmp_path / "images" / name) as image:
+            image.convert("RGB").resize((140, 140)).save(tmp_path / "images" / copy, format="JPEG", quality=70)
+    more = labels.loc[list(copies.values())].set_axis(pd.Index(copies, name="image"))
+    write_labels(pd.concat([labels, more]), tmp_path / "labels.csv")
+    both = MultiLabelDataset.from_files(str(tmp_path / "images"), str(tmp_path / "labels.csv"), 32)
+    for seed in range(3):
+        split = split_dataset(both, replace(CONFIG, test_fraction=0.2, seed=seed))
+        assert all(split[copy] == split[name] for copy, name in copies.items())
+
+
+def test_verdict_is_judged_on_images_that_chose_nothing(dataset, sample):
+    config = replace(CONFIG, validation_fraction=0.25, test_fraction=0.25, threshold="f1", calibrate=True)
+    run, table = start("a", config, dataset, sample)
+    split = run.read_table("split.csv").set_index("image").split
+    predictions, metrics = run.read_table("predictions.csv"), run.read_json("metrics.json")
+    assert metrics["judged_on"] == "test"
+    assert {side: set(rows.image) for side, rows in predictions.groupby("split")} == {
+        side: set(split.index[split == side]) for side in ("validation", "test")
+    }
+    codes = to_codes(dataset.labels.loc[split.index[split == "test"]])
+    assert table.positives.tolist() == (codes == 1).sum(axis=0).tolist()
+    # thresholds and calibration come from the validation images alone
+    valid = predictions[predictions.split == "validation"]
+    shape = (-1, 4)
+    logits, targets = valid.logit.to_numpy().reshape(shape), valid.target.fillna(-1).to_numpy(int).reshape(shape)
+    training = dataset.labels.loc[split.index[split == "train"]]
+    calibrator = calibration.fit(logits, targets, dataset.attributes, pos_weight(training).to_numpy())
+    chosen = choose_thresholds(calibrator.probabilities(logits), targets, dataset.attributes, "f1").threshold
+    _, meta = load_model(run / "model.pth")
+    assert meta["thresholds"] == pytest.approx(chosen.to_dict(), abs=1e-4)
+    assert meta["metrics"]["judged_on"] == "test"
+    # what the predictor says of a test image is what the run says
+    image = predictions[predictions.split == "test"].iloc[0].image
+    asked = Predictor.load("a", precision="fp32").predict(sample / "images" / image)
+    expected = predictions[predictions.image == image].probability
+    np.testing.assert_allclose(asked.probability, expected, atol=1e-4)
+    assert (asked.present == (asked.probability >= list(meta["thresholds"].values()))).all()
+
+
+def test_accumulated_parts_equal_the_whole_batch(dataset, sample, backbone_weights):
+    # frozen features, so that batch normalisation, which sees the parts alone, has no say
+    config = replace(CONFIG, epochs=1, weights=backbone_weights, freeze="backbone")
+    whole, parts = (
+        start(f"a{n}", replace(config, accumulate=n), dataset, sample)[0].read_table("history.csv").loss for n in (1, 5)
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.05, "warmup_epochs": 0.5, "schedule": "cosine", "clip_norm": 1.0},
+        {"ema_decay": 0.9, "label_smoothing": 0.1, "mixup": 0.4},
+        {"sampler": "balanced", "pos_weight": "sqrt"},
+    ],
+)
+def test_options_train_and_go_on_after_an_interruption(dataset, sample, monkeypatch, options):
+    config = replace(CONFIG, epochs=2, **options)
+    whole, _ = start("whole", config, dataset, sample)
+    monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
+    real = train_module._checkpoint
+
+    def interrupted(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start("cut", config, dataset, sample)
+    monkeypatch.setattr(train_module, "_checkpoint", real)
+    cut, _ = start("cut", config, dataset, sample)
+    for file in ("history.csv", "epochs.csv", "predictions.csv"):
+        first, second = (run.read_table(file).drop(columns="img_per_s", errors="ignore") for run in (cut, whole))
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_patience_stops_early(dataset, sample):
+    config = replace(CONFIG, epochs=30, learning_rate=1e-9, patience=2)
+    run, _ = start("a", config, dataset, sample)
+    epochs = run.read_table("epochs.csv")
+    assert len(epochs) < 30
+    assert len(epochs) == run.read_json("metrics.json")["best_epoch"] + 2
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains(dataset, sample, loss):
+    run, _ = start("a", replace(CONFIG, loss=loss), dataset, sample)
+    history = run.read_table("history.csv").loss
+    assert np.isfinite(history).all()
+    assert history.iloc[-3:].mean() < history.iloc[0]
+
+
+def test_csl_takes_its_prior_from_an_earlier_run(dataset, sample):
+    start("ignore", replace(CONFIG, pos_weight="none"), dataset, sample)
+    with_prior, _ = start("with", replace(CONFIG, epochs=1, loss="csl", prior_run="ignore"), dataset, sample)
+    without, _ = start("without", replace(CONFIG, epochs=1, loss="csl"), dataset, sample)
+    assert not with_prior.read_table("history.csv").loss.equals(without.read_table("history.csv").loss)
+    with pytest.raises(RunError, match="not a run folder"):
+        start("b", replace(CONFIG, loss="csl", prior_run="nowhere"), dataset, sample)
+
+
 def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset, sample):
     dataset.labels["bag"] = dataset.labels["bag"].where(dataset.labels["bag"] != 1, 0)
     dataset.targets[:, 3].clamp_(max=0)
-    run, table = start("a", TrainConfig(**{**vars(CONFIG), "epochs": 1}), dataset, sample)
+    run, table = start("a", replace(CONFIG, epochs=1), dataset, sample)
     assert np.isnan(table.AP["bag"])
     assert json.loads((run / "metrics.json").read_text())["attributes"]["bag"]["AP"] is None
 
@@ -143,8 +359,17 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
     [
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"batch_size": 1}, "batch_size is 1"),
+        ({"batch_size": "many"}, "batch_size is 'many'; it must be at least 2"),
+        ({"fold": 3, "folds": 3}, "fold is 3, folds 3"),
+        ({"loss": "masked"}, "did you mean 'masked_bce'"),
+        ({"loss": "asl", "loss_settings": "gamma: 2"}, "asl has no setting 'gamma'; did you mean 'gamma_"),
+        ({"loss_settings": "gamma"}, "it must look like"),
+        ({"threshold": "f2"}, "did you mean 'f1'"),
+        ({"label_smoothing": 0.9}, "at most 0.5"),
+        ({"flip": 2.0}, "flip is 2.0; it must lie between 0 and 1"),
+        ({"freeze": "backbone", "weights": "none"}, "frozen layers must have learned something"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
-        ({"schedule": "cosin"}, "one of constant, cosine"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
     ],
 )
 def test_impossible_settings_are_refused(setting, message):

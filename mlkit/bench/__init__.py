@@ -1,0 +1,287 @@
+"""How fast mlkit is on this machine, beside the plain loop and beside what the machine can do at all, in one run.
+
+All measurements take turns, `repeats` times over, so that whatever else the machine does meanwhile hits them alike. Figures
+are medians over the repeats; ratios are medians of the ratios within each turn.
+"""
+
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from mlkit.bench.footprint import peak_rss_mb
+from mlkit.bench.measurements import EPOCHS, Measurements, cores
+from mlkit.config import TrainConfig
+from mlkit.device import Device, choose_device
+from mlkit.errors import LabelError, ParameterError
+from mlkit.files import resolve, shown
+from mlkit.labelfile import write_labels
+from mlkit.labels import from_codes
+from mlkit.progress import bar, say
+from mlkit.runs import PACKAGES, outputs_root
+
+VALIDATION = 0.25  # share of the images that is held out
+DISTINCT = 128  # generated photos that differ; further ones are copies, which cost the same to decode
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What to measure, and how often.
+
+    Raises:
+        ParameterError: if a value is outside of what is possible.
+    """
+
+    images: str = ""  # folder of images; empty generates photo-like JPEG files of 800x800 pixels
+    count: int = 0  # images, of which a quarter is held out for validation; 0: 128 on a CPU, 4096 on a GPU
+    image_size: int = 224
+    backbone: str = "resnet18"
+    batch_size: int = 32
+    repeats: int = 3
+    device: str = "auto"
+    precision: str = "auto"
+    cache_count: int = 20_000  # images of the larger generated cache, the smaller has a tenth; 0 leaves that part out
+
+    def __post_init__(self) -> None:
+        for name, low in (("count", 0), ("image_size", 1), ("batch_size", 2), ("repeats", 1), ("cache_count", 0)):
+            if getattr(self, name) < low:
+                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if 0 < self.cache_count < 20:
+            raise ParameterError(f"cache_count is {self.cache_count}; it must be 0 or at least 20")
+
+
+def measure(config: BenchConfig) -> dict[str, Any]:
+    """Take all measurements; minutes on two cores.
+
+    Returns:
+        Figures by name: medians over the repeats, plain numbers whose names end in their unit. Beside them `spread` (name ->
+        lowest and highest), `ratios` ("name/other name" -> number), `machine`, `versions`, `device`, `data` and `config`.
+
+    Raises:
+        MlkitError: if the device, the network or the images cannot be used as asked.
+    """
+    device = choose_device(config.device, config.precision)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    settings = TrainConfig(
+        image_size=config.image_size,
+        backbone=config.backbone,
+        weights="none",
+        epochs=EPOCHS,
+        batch_size=config.batch_size,
+        validation_fraction=VALIDATION,
+        test_fraction=0.0,
+        device=config.device,
+        precision=config.precision,
+    )
+    samples: dict[str, list[float]] = defaultdict(list)
+    outputs_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=outputs_root()) as name, _tuned_convolutions():
+        work = Path(name)
+        folder, labels, data = _images(config, device, work)
+        bench = Measurements(folder, labels, settings, device, work)
+        turn = [bench.gemm, bench.plain_serial, bench.mlkit, bench.step]
+        turn += [bench.plain_workers, bench.decode, bench.predict, bench.frozen, bench.start]
+        memory = _memory_parts(config, settings, bench, work)
+        with bar(total=config.repeats * len(turn) + len(memory), unit="measurement") as progress:
+            for measurement in turn * config.repeats + memory:
+                progress.set_description(measurement.__name__.replace("_", " "))
+                for key, value in measurement().items():
+                    samples[key].append(value)
+                progress.update()
+    better = max("plain_0_workers_img_per_s", "plain_n_workers_img_per_s", key=lambda k: statistics.median(samples[k]))
+    samples["plain_img_per_s"] = samples[better]
+    return {
+        **{key: statistics.median(values) for key, values in samples.items()},
+        "gflop_per_img": bench.gflop,
+        "spread": {key: [min(values), max(values)] for key, values in samples.items()},
+        "ratios": {
+            f"{row.key}/{other}": statistics.median(a / b for a, b in zip(samples[row.key], samples[other], strict=True))
+            for row in _rows(config)
+            for other in row.ratios.values()
+            if row.key in samples
+        },
+        "machine": {"processor": _processor(), "cores": cores(), "system": platform.platform(terse=True), "load": load},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": str(device),
+        "data": f"{len(bench.files)} images to train on, {data}",
+        "config": asdict(config),
+    }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the table: a figure, its unit, and the figures that it is divided by, under a short name."""
+
+    key: str
+    label: str
+    unit: str = "images/s"
+    ratios: Mapping[str, str] = field(default_factory=dict)
+
+
+def _rows(config: BenchConfig) -> list[_Row]:
+    plain, step = {"plain": "plain_img_per_s"}, {"pure step": "step_img_per_s"}
+    decode, predict = {"plain": "plain_decode_img_per_s"}, {"plain": "plain_predict_img_per_s"}
+    small, large = config.cache_count // 10, config.cache_count
+    return [
+        _Row("plain_0_workers_img_per_s", "training: plain loop, 0 workers"),
+        _Row("plain_n_workers_img_per_s", f"training: plain loop, {cores()} workers"),
+        _Row("plain_img_per_s", "training: plain loop, the better of the two"),
+        _Row("mlkit_first_epoch_img_per_s", "training: mlkit, first epoch with the decode", ratios=plain | step),
+        _Row("mlkit_img_per_s", "training: mlkit, later epochs", ratios=plain | step),
+        _Row("step_img_per_s", "training: pure step, data in place", ratios=plain | {"GEMM bound": "gemm_bound_img_per_s"}),
+        _Row("gemm_bound_fp32_img_per_s", "training: GEMM bound, fp32", ratios=plain),
+        _Row("gemm_bound_bf16_img_per_s", "training: GEMM bound, bf16", ratios=plain),
+        _Row("gemm_fp32_gflop_per_s", "matrix product, fp32", "GFLOP/s"),
+        _Row("gemm_bf16_gflop_per_s", "matrix product, bf16", "GFLOP/s"),
+        _Row("plain_decode_img_per_s", "decode and resize, one core: plain"),
+        _Row("cache_decode_img_per_s", "decode and resize, one core: mlkit", ratios=decode),
+        _Row("cache_build_img_per_s", "building the pixel cache, all cores", ratios=decode),
+        _Row("plain_predict_img_per_s", "prediction, folder: plain"),
+        _Row("mlkit_predict_img_per_s", "prediction, folder: mlkit", ratios=predict),
+        _Row("plain_predict_one_ms", "prediction, one image: plain", "ms"),
+        _Row("mlkit_predict_one_ms", "prediction, one image: mlkit", "ms", {"plain": "plain_predict_one_ms"}),
+        _Row("inference_pass_s", "one pass of inference over the images", "s"),
+        _Row("frozen_s", "training the head alone, ten epochs", "s", {"the pass": "inference_pass_s"}),
+        _Row("import_s", "start: import mlkit", "s"),
+        _Row("help_s", "start: mlkit --help", "s"),
+        _Row("predict_cold_s", "start: mlkit predict, one image", "s"),
+        _Row("plain_peak_rss_mb", "peak memory: plain loop, 0 workers", "MB"),
+        _Row("peak_rss_mb", "peak memory: mlkit train", "MB", {"plain": "plain_peak_rss_mb"}),
+        _Row("peak_gpu_mb", "peak GPU memory: mlkit train", "MB"),
+        _Row(f"rss_{small}_mb", f"peak memory: cache of {small:,} images", "MB"),
+        _Row(f"rss_{large}_mb", f"peak memory: cache of {large:,} images", "MB", {f"{small:,}": f"rss_{small}_mb"}),
+    ]
+
+
+def table(figures: Mapping[str, Any]) -> pd.DataFrame:
+    """The figures of `measure` for people: median, lowest and highest of the repeats, unit, ratios."""
+    lines = []
+    for row in _rows(BenchConfig(**figures["config"])):
+        if row.key in figures:
+            numbers = [figures[row.key], *figures["spread"][row.key]]
+            median, low, high = (f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in numbers)
+            ratios = [f"{figures['ratios'][f'{row.key}/{other}']:.2f} x {name}" for name, other in row.ratios.items()]
+            lines.append((row.label, median, low, high, row.unit, ", ".join(ratios)))
+    columns = ["measured", "median", "low", "high", "unit", "ratio"]
+    return pd.DataFrame(lines, columns=columns).set_index("measured")
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """What was measured, and on what: machine, precision and its reason, versions, data."""
+    machine, config = figures["machine"], figures["config"]
+    return "\n".join(
+        [
+            f"machine:  {machine['processor']}, {machine['cores']} cores, {machine['system']}",
+            f"device:   {figures['device']}",
+            f"versions: {', '.join(f'{name} {number}' for name, number in figures['versions'].items())}",
+            f"network:  {config['backbone']}, {config['image_size']} px, batches of {config['batch_size']}, "
+            f"{figures['gflop_per_img']:.3g} GFLOP an image (forward and backward)",
+            f"data:     {figures['data']}",
+            f"repeats:  {config['repeats']}, interleaved; load of the machine before: {machine['load']:.1f}",
+        ]
+    )
+
+
+def _memory_parts(
+    config: BenchConfig, settings: TrainConfig, bench: Measurements, work: Path
+) -> list[Callable[[], dict[str, float]]]:
+    """Peak resident memory, measured once: of the plain loop and of mlkit, of a small and of a large pixel cache."""
+    common = {"backbone": config.backbone, "image_size": config.image_size, "batch_size": config.batch_size}
+
+    def memory() -> dict[str, float]:
+        ours = {"images": str(bench.folder), "labels": str(bench.labels), "settings": asdict(settings) | {"epochs": 1}}
+        plain = {"files": [str(file) for file in bench.files], "attributes": 4, "device": config.device, **common}
+        return {
+            "peak_rss_mb": peak_rss_mb("train_mlkit", work / "memory", **ours),
+            "plain_peak_rss_mb": peak_rss_mb("train_plain", work / "memory", **plain),
+        }
+
+    def memory_of_caches() -> dict[str, float]:
+        needed = 1.2 * config.cache_count * 3 * config.image_size**2
+        if needed > shutil.disk_usage(work).free:
+            say(f"a cache of {config.cache_count:,} images needs {needed / 1e9:.1f} GB of disk, more than is free: left out")
+            return {}
+        figures = {}
+        for count in (config.cache_count // 10, config.cache_count):
+            with tempfile.TemporaryDirectory(dir=work) as place:
+                options = {"folder": place, "count": count, "device": config.device, "precision": config.precision}
+                figures[f"rss_{count}_mb"] = peak_rss_mb("read_cache", Path(place), **options, **common)
+        return figures
+
+    return [memory, memory_of_caches] if config.cache_count else [memory]
+
+
+def _images(config: BenchConfig, device: Device, work: Path) -> tuple[Path, Path, str]:
+    """Folder of images, a label file with random labels for `count` of them, and what they are in words."""
+    count = config.count or (128 if device.device.type == "cpu" else 4096)
+    rng = np.random.default_rng(0)
+    if config.images:
+        folder = resolve(config.images)
+        suffixes = set(Image.registered_extensions())
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+        if not names:
+            raise LabelError(f"{shown(folder)}: no such folder, or no images in it; check the path")
+        names = sorted(rng.choice(names, min(count, len(names)), replace=False))
+    else:
+        folder = work / "photos"
+        names = make_photos(folder, count)
+    codes = (rng.random((len(names), 4)) < 0.5).astype(np.int8)
+    codes[rng.random(codes.shape) < 0.1] = -1
+    labels = work / "labels.csv"
+    write_labels(from_codes(codes, names, ["a", "b", "c", "d"]), labels)
+    kilobytes = np.mean([(folder / name).stat().st_size for name in names]) / 1000
+    with Image.open(folder / names[0]) as first:
+        size = f"{first.width}x{first.height}"
+    own = f"own, the first is {size}" if config.images else f"generated, {size}"
+    return folder, labels, f"{own}, {kilobytes:.0f} kB each on average"
+
+
+def make_photos(folder: Path, count: int, side: int = 800) -> list[str]:
+    """JPEG files of about 150 kB: noise with the 1/f spectrum of photos, so that they decode as slowly."""
+    folder.mkdir(parents=True)
+    names = [f"{i:05d}.jpg" for i in range(count)]
+    for i, name in enumerate(bar(names, desc="making photos", unit="image")):
+        if i >= DISTINCT:
+            shutil.copyfile(folder / names[i % DISTINCT], folder / name)
+            continue
+        rng = np.random.default_rng(i)
+        picture = np.full((side, side, 3), 127.5, np.float32)
+        for octave in range(8):
+            cells = 4 << octave
+            noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+            picture += 0.8 * 0.7**octave * (np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC)) - 127.5)
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / name, quality=90)
+    return names
+
+
+def _processor() -> str:
+    """Name of the GPU if there is one, and of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([*gpu, *names[:1]]) or platform.processor() or platform.machine()
+
+
+@contextmanager
+def _tuned_convolutions() -> Iterator[None]:
+    """Let cuDNN try its kernels, for plain and mlkit alike: any good loop on a GPU does."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,287 @@
+"""What the bench measures: each method takes one measurement, once, and returns its figures by name."""
+
+import contextlib
+import io
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mlkit.bench.footprint import wall_seconds
+from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
+from mlkit.config import TrainConfig
+from mlkit.dataset import MultiLabelDataset, batches
+from mlkit.device import Device
+from mlkit.errors import ParameterError
+from mlkit.images import load_image
+from mlkit.losses import masked_bce
+from mlkit.model import build_model, compute_logits, load_model, normalise, place
+from mlkit.predict import Predictor
+from mlkit.runs import Run
+from mlkit.train import split_dataset, train
+
+EPOCHS = 4  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
+LATENCIES = 5  # predictions of one image in each turn
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Measurements:
+    """The contestants, warmed up, on the same images: those that mlkit's split gives to the training.
+
+    Args:
+        folder: of the images.
+        labels: label file.
+        config: of mlkit's training; the plain loop and the pure step take network, batch and image size from it.
+        device: what `config` comes to on this machine.
+        work: folder for all that is written on the way.
+    """
+
+    def __init__(self, folder: Path, labels: Path, config: TrainConfig, device: Device, work: Path) -> None:
+        self.folder, self.labels, self.config, self.device, self.work = folder, labels, config, device, work
+        self.dtype = device.dtype
+        self.batch_size = batch_size = int(config.batch_size)
+        with redirected(work / "first"):
+            dataset = MultiLabelDataset.from_files(str(folder), str(labels), config.image_size)
+        self.dataset = dataset
+        split = split_dataset(dataset, config)
+        self.training = np.flatnonzero(split == "train")
+        if len(self.training) < 2 * batch_size:
+            raise ParameterError(
+                f"{len(dataset)} images are too few for batches of {batch_size}; give at least "
+                f"{3 * batch_size}, or lower batch_size"
+            )
+        self.files = [folder / name for name in dataset.labels.index[self.training]]
+        self.model_file = work / "model.pth"
+
+        targets = dataset.targets[torch.from_numpy(self.training)]
+        self.images = PlainImages(self.files, targets, config.image_size)
+        self.loaders = {n: plain_loader(self.images, batch_size, n, device.device) for n in (0, cores())}
+        self.plain = self._network().to(device.device)
+        self.plain_optimizer = torch.optim.Adam(self.plain.parameters(), lr=config.learning_rate)
+        self.weighting = torch.ones(targets.shape[1], device=device.device)
+
+        self.sizes = [len(chosen) for chosen in batches(self.training, batch_size, config.seed, 1)]
+        pixels, targets = dataset.batch(self.training[: max(self.sizes)])
+        self.inputs, self.targets = normalise(pixels.to(device.device)), targets.to(device.device)
+        self.bare = place(self._network(), device).train()
+        fused = device.device.type in ("cpu", "cuda")
+        self.bare_optimizer = torch.optim.Adam(self.bare.parameters(), lr=config.learning_rate, fused=fused)
+        self.gflop = self._count_gflop()
+        self._warm_up()
+
+    def gemm(self) -> dict[str, float]:
+        """Speed of the matrix product, and the images per second that it would allow."""
+        figures: dict[str, float] = {}
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            speed = matrix_product(self.device.device, dtype)
+            figures |= {f"gemm_{name}_gflop_per_s": speed, f"gemm_bound_{name}_img_per_s": speed / self.gflop}
+        chosen = "bf16" if self.dtype else "fp32"
+        return figures | {"gemm_bound_img_per_s": figures[f"gemm_bound_{chosen}_img_per_s"]}
+
+    def plain_serial(self) -> dict[str, float]:
+        """One epoch of the plain loop that decodes in its own process."""
+        return {"plain_0_workers_img_per_s": self._plain_epoch(0)}
+
+    def plain_workers(self) -> dict[str, float]:
+        """One epoch of the plain loop with a worker process for every core."""
+        return {"plain_n_workers_img_per_s": self._plain_epoch(cores())}
+
+    def mlkit(self) -> dict[str, float]:
+        """Decode into a fresh pixel cache and train, end to end by mlkit's own training."""
+        cuda = self.device.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        with redirected(self.work / "turn"):
+            started = time.perf_counter()
+            dataset = MultiLabelDataset.from_files(str(self.folder), str(self.labels), self.config.image_size)
+            decoding = time.perf_counter() - started
+            run = Run.create("bench", {}, dataset.fingerprint)
+            train(dataset, self.config, run)
+            history = run.read_table("history.csv")
+            shutil.copyfile(run / "model.pth", self.model_file)
+        shutil.rmtree(self.work / "turn")
+        # The held-out images are decoded too; the plain loop never opens them, so their share is taken out.
+        decoding *= len(self.training) / len(dataset)
+        first = self._seconds_per_image(history[history.epoch == 1]) * len(self.training)
+        figures = {
+            "cache_build_img_per_s": len(self.training) / decoding,
+            "mlkit_first_epoch_img_per_s": len(self.training) / (decoding + first),
+            "mlkit_img_per_s": 1 / self._seconds_per_image(history[history.epoch > 1]),
+        }
+        return figures | ({"peak_gpu_mb": (torch.cuda.max_memory_allocated() - before) / (1 << 20)} if cuda else {})
+
+    def step(self) -> dict[str, float]:
+        """Forward, loss, backward and optimizer alone, as often and in batches as large as in mlkit's later epochs."""
+        sizes = self.sizes * (EPOCHS - 1)
+        with self._timed() as seconds:
+            for size in sizes:
+                self._bare_step(size)
+        return {"step_img_per_s": sum(sizes) / seconds()}
+
+    def decode(self) -> dict[str, float]:
+        """Decode and resize on one core: as the plain loop does it, and as the pixel cache does it."""
+        indices = range(min(len(self.files), 96))
+        with self._timed() as plain_seconds:
+            for i in indices:
+                self.images.decode(i)
+        with self._timed() as cache_seconds:
+            for i in indices:
+                load_image(self.files[i], self.config.image_size)
+        return {
+            "plain_decode_img_per_s": len(indices) / plain_seconds(),
+            "cache_decode_img_per_s": len(indices) / cache_seconds(),
+        }
+
+    def predict(self) -> dict[str, float]:
+        """Inference on a folder and on a single image, from files to probabilities."""
+        predictor = Predictor.load(self.model_file, self.config.device, self.config.precision)
+        plain = []
+        for workers in (0, cores()):
+            loader = plain_loader(self.images, self.batch_size, workers, self.device.device, shuffle=False)
+            with self._timed() as seconds:
+                plain_predict(self.plain, loader, self.device.device)
+            plain.append(len(self.files) / seconds())
+        with self._timed() as seconds:
+            predictor.predict(self.files)
+        single = PlainImages(self.files[:1], self.images.targets, self.config.image_size)
+        one = plain_loader(single, 1, 0, self.device.device, shuffle=False)
+        return {
+            "plain_predict_img_per_s": max(plain),
+            "mlkit_predict_img_per_s": len(self.files) / seconds(),
+            "plain_predict_one_ms": latency_ms(lambda: plain_predict(self.plain, one, self.device.device)),
+            "mlkit_predict_one_ms": latency_ms(lambda: predictor.predict(self.files[0])),
+        }
+
+    def frozen(self) -> dict[str, float]:
+        """Ten epochs of the head alone on features computed once, and one pass of inference over the same images."""
+        network = place(load_model(self.model_file)[0], self.device)
+        everything = np.arange(len(self.dataset))
+        with self._timed() as pass_seconds, torch.inference_mode():
+            for chosen in np.array_split(everything, -(-len(everything) // 64)):
+                compute_logits(network, self.dataset.batch(chosen)[0], self.device).cpu()
+        config = replace(self.config, freeze="backbone", weights=str(self.model_file), epochs=10)
+        with redirected(self.work / "first"), self._timed() as seconds:
+            train(self.dataset, config, Run.create("frozen", {}, self.dataset.fingerprint, overwrite=True))
+        return {"inference_pass_s": pass_seconds(), "frozen_s": seconds()}
+
+    def start(self) -> dict[str, float]:
+        """Seconds from the shell and back."""
+        cold = ["-m", "mlkit", "predict", str(self.files[0].absolute()), "--model", str(self.model_file)]
+        return {
+            "import_s": wall_seconds(["-c", "import mlkit"], self.work),
+            "help_s": wall_seconds(["-m", "mlkit", "--help"], self.work),
+            "predict_cold_s": wall_seconds(cold, self.work),
+        }
+
+    def _network(self) -> nn.Module:
+        return build_model(self.config.backbone, self.images.targets.shape[1], "none", self.config.image_size)
+
+    def _warm_up(self) -> None:
+        """What happens once only (worker processes, memory, choice of kernels) belongs to no measurement."""
+        for loader in self.loaders.values():
+            plain_train(self.plain, loader, self.plain_optimizer, self.weighting, self.device.device, steps=1)
+        for size in set(self.sizes):
+            self._bare_step(size)
+
+    def _plain_epoch(self, workers: int) -> float:
+        """Images per second over a whole epoch, the wait for its first batch included."""
+        loader = self.loaders[workers]
+        with self._timed() as seconds:
+            seen = plain_train(self.plain, loader, self.plain_optimizer, self.weighting, self.device.device)
+        return seen / seconds()
+
+    def _bare_step(self, size: int) -> None:
+        with self.device.autocast():
+            logits = self.bare(self.inputs[:size])
+        loss = masked_bce(logits.float(), self.targets[:size], self.weighting)
+        self.bare_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.bare_optimizer.step()
+
+    def _count_gflop(self) -> float:
+        """Floating point operations of one image, forward and backward, in 10^9; multiply-add counts as two."""
+        images = 2  # batch normalisation cannot train on one
+        with FlopCounterMode(display=False) as counter:
+            self._network()(torch.randn(images, 3, self.config.image_size, self.config.image_size)).sum().backward()
+        return float(counter.get_total_flops()) / images / 1e9
+
+    def _seconds_per_image(self, history: pd.DataFrame) -> float:
+        """From the clock of the training's own history: validation and the writing of files are not in it."""
+        sizes = np.tile(self.sizes, history.epoch.nunique())
+        return float((sizes / history.img_per_s.to_numpy()).sum() / sizes.sum())
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[Callable[[], float]]:
+        """Gives a function that tells, after the block, how many seconds it took, the device's work included."""
+        synchronise(self.device.device)
+        started = time.perf_counter()
+        seconds = 0.0
+        yield lambda: seconds
+        synchronise(self.device.device)
+        seconds = time.perf_counter() - started
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of the fastest of a few products of two square matrices.
+
+    On a GPU float32 means what its convolutions do with float32 by default, which is TF32.
+    """
+    speeds = []
+    before = torch.get_float32_matmul_precision()
+    try:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        for side in (1024, 2048) if device.type == "cpu" else (4096, 8192):
+            a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+            torch.mm(a, b)
+            for _ in range(5):
+                synchronise(device)
+                started = time.perf_counter()
+                torch.mm(a, b)
+                synchronise(device)
+                speeds.append(2 * side**3 / (time.perf_counter() - started) / 1e9)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return max(speeds)
+
+
+def latency_ms(call: Callable[[], object]) -> float:
+    """Median duration of a call."""
+    durations = []
+    for _ in range(LATENCIES):
+        started = time.perf_counter()
+        call()
+        durations.append(time.perf_counter() - started)
+    return 1000 * statistics.median(durations)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+@contextlib.contextmanager
+def redirected(outputs: Path) -> Iterator[None]:
+    """Let mlkit write its runs and caches below `outputs`, and print nothing."""
+    before = os.environ.get("MLKIT_OUTPUTS")
+    os.environ["MLKIT_OUTPUTS"] = str(outputs)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.environ.pop("MLKIT_OUTPUTS") if before is None else os.environ.update(MLKIT_OUTPUTS=before)

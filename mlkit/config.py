@@ -1,0 +1,152 @@
+"""The configuration of a training: all that decides its result, data aside."""
+
+import inspect
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import yaml
+
+from mlkit.augment import Augmentation
+from mlkit.errors import ParameterError, nearest
+from mlkit.labels import POS_WEIGHT_POLICIES
+from mlkit.losses import LOSSES, get_loss
+from mlkit.thresholds import parse_policy
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "loss": tuple(LOSSES),
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("constant", "cosine"),
+    "pos_weight": ("auto", *POS_WEIGHT_POLICIES),
+    "sampler": ("uniform", "balanced"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (1, 10_000),
+    "epochs": (1, 1_000_000),
+    "accumulate": (1, 1_000_000),
+    "weight_decay": (0, 1),
+    "warmup_epochs": (0, 1_000_000),
+    "clip_norm": (0, 1e9),
+    "ema_decay": (0, 0.999999),
+    "patience": (0, 1_000_000),
+    "label_smoothing": (0, 0.5),
+    "sampler_cap": (1, 1e9),
+    "test_fraction": (0, 0.9),
+    "folds": (0, 1000),
+    "seed": (0, 2**63 - 1),
+}
+_ABOVE_ZERO = ("learning_rate", "pos_weight_cap")
+# Losses whose focusing weighs rare positives up already, so that "auto" leaves pos_weight out.
+_BALANCED_BY_FOCUS = ("asl", "csl", "hill")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training; the defaults are the recipe of `notebooks/parameters/seed.yaml`.
+
+    Raises:
+        ParameterError: if a value is outside of what is possible.
+    """
+
+    # the network
+    image_size: int = 224  # side in pixels
+    backbone: str = "resnet18"  # any classification network of torchvision
+    weights: str = "imagenet"  # "imagenet", "none" or a file
+    freeze: str = "none"  # "none", "backbone" or "until:<layer>"
+    # the loss
+    loss: str = "masked_bce"  # see `mlkit.losses`
+    loss_settings: str = ""  # of that loss, "gamma_neg: 2, clip: 0" say
+    prior_run: str = ""  # for csl: the run that the prior is estimated with
+    label_smoothing: float = 0.0  # share by which known targets move towards 0.5, times two
+    # the optimisation
+    epochs: int = 10
+    batch_size: int | str = 32  # "auto" takes the largest that fits on a GPU
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "constant"  # of the learning rate: "constant" or "cosine"
+    warmup_epochs: float = 0.0  # epochs over which the learning rate rises from zero
+    clip_norm: float = 0.0  # largest norm of the gradient; 0: no limit
+    ema_decay: float = 0.0  # of the moving average of the weights that is kept as the model; 0: none
+    patience: int = 0  # stop after so many epochs without a better validation mAP; 0: never
+    # the imbalance
+    pos_weight: str = "auto"  # policy, see `labels.pos_weight`; "auto": balanced, or none where the loss balances itself
+    pos_weight_cap: float = 100.0
+    sampler: str = "uniform"  # "balanced": images with rare positives more often
+    sampler_cap: float = 4.0  # how much more often at most
+    # augmentation, see `Augmentation`; all off
+    flip: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    translation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    mixup: float = 0.0
+    # the experiment
+    validation_fraction: float = 0.15  # chooses the best epoch, the calibration and the thresholds
+    test_fraction: float = 0.15  # judges; 0: the validation images do, and flatter
+    folds: int = 0  # k of k-fold cross-validation, in which fold number `fold` is the test set; 0: none
+    fold: int = 0
+    threshold: str = "f1"  # policy, see `thresholds.choose_thresholds`
+    calibrate: bool = True  # turn scores into probabilities that mean what they say
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"  # "auto", "fp32" or "bf16"
+    compile: bool = False  # torch.compile: minutes at the start, faster steps after
+    deterministic: bool = False  # the same results on a GPU every time, at some cost; a CPU gives them at none
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least {low} and at most {high:g}")
+        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 2):
+            raise ParameterError(f'batch_size is {self.batch_size!r}; it must be at least 2, or "auto"')
+        for name in _ABOVE_ZERO:
+            if not getattr(self, name) > 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name} is {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+        if self.freeze != "none" and self.weights == "none":
+            raise ParameterError(
+                f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
+                "give weights, or freeze none"
+            )
+        if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
+            raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
+        parse_policy(self.threshold)
+        _ = self.augmentation, self.settings  # check theirs
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The settings of the augmentation."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the loss, checked against its signature."""
+        try:
+            given = yaml.safe_load(f"{{{self.loss_settings}}}")
+        except yaml.YAMLError:
+            given = None
+        if not isinstance(given, dict) or None in given.values():
+            raise ParameterError(f'loss_settings is {self.loss_settings!r}; it must look like "gamma_neg: 2, clip: 0"')
+        own = [name for name, p in inspect.signature(get_loss(self.loss)).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        known = [name for name in own if name not in ("reduction", "epoch", "prior")]
+        for name in given:
+            if name not in known:
+                raise ParameterError(f"loss_settings: {self.loss} has no setting {name!r}{nearest(str(name), known)}")
+        return given
+
+    @property
+    def pos_weight_policy(self) -> str:
+        """The policy that "auto" stands for."""
+        if self.pos_weight != "auto":
+            return self.pos_weight
+        return "none" if self.loss in _BALANCED_BY_FOCUS else "balanced"
+
+    def parameters(self, **data: Any) -> dict[str, Any]:
+        """Every parameter of a training as plain values, for the run folder: this configuration, and where the data is."""
+        return {**data, **asdict(self)}

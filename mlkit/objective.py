@@ -1,0 +1,85 @@
+"""The objective: what a training minimises, put together from loss, weights and softened or mixed targets."""
+
+import inspect
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mlkit.config import TrainConfig
+from mlkit.labels import pos_weight, to_codes
+from mlkit.losses import get_loss
+
+# Losses that take an unknown cell for a no, so that it counts as one for the balance too.
+_UNKNOWN_IS_NO = ("assume_negative", "ll_r", "ll_ct")
+
+Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
+
+
+class Objective:
+    """The loss of a configuration on one device.
+
+    Args:
+        config: names the loss, its settings, the policy of pos_weight.
+        labels: the training images' label table.
+        image_weights: how often each is drawn, relative to once an epoch; pos_weight balances what is drawn.
+        prior: (attributes,), share of images with each attribute, for `csl`.
+        device: of the logits.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        labels: pd.DataFrame,
+        image_weights: np.ndarray | None,
+        prior: Tensor | None,
+        device: torch.device,
+    ) -> None:
+        counted = labels.fillna(0) if config.loss in _UNKNOWN_IS_NO else labels
+        weight = pos_weight(counted, config.pos_weight_cap, config.pos_weight_policy, image_weights=image_weights)
+        self.pos_weight = torch.tensor(weight.to_numpy(), dtype=torch.float32, device=device)
+        self._loss = get_loss(config.loss)
+        self._settings = config.settings
+        self._smoothing = config.label_smoothing
+        self._takes_epoch = "epoch" in inspect.signature(self._loss).parameters
+        if config.loss == "csl" and prior is not None:
+            self._settings["prior"] = prior.to(device)
+
+    def __call__(self, logits: Tensor, targets: Targets, epoch: int) -> Tensor:
+        """Sum of the loss and what to divide it by, a tensor of two: parts of a batch add up before the division.
+
+        Args:
+            logits: (batch, attributes).
+            targets: one or, where images are mixed, several, each with its weight.
+            epoch: counted from 1.
+        """
+        settings = self._settings | ({"epoch": epoch} if self._takes_epoch else {})
+        if self._smoothing:
+            targets = [softened for term in targets for softened in self._soften(*term)]
+        parts = [
+            weight * self._loss(logits, known, self.pos_weight, reduction="sum_and_count", **settings)
+            for weight, known in targets
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+    def _soften(self, weight: float, targets: Tensor) -> Targets:
+        """Label smoothing (Szegedy et al. 2016) on known cells: the opposite answer gets half of the smoothing."""
+        opposite = torch.where(targets >= 0, 1 - targets, targets)
+        return [(weight * (1 - self._smoothing / 2), targets), (weight * self._smoothing / 2, opposite)]
+
+
+def image_weights(labels: pd.DataFrame, cap: float) -> np.ndarray:
+    """How often to draw each image so that rare attributes are seen more often, shape (images,), mean 1.
+
+    Repeat factors (Gupta et al., LVIS, CVPR 2019): an attribute with the share f of positives among its known cells asks for
+    `sqrt(0.5 / f)` draws, at least 1 and at most `cap`; an image gets the largest that its known positives ask for. Whether
+    a cell is unknown has no say.
+    """
+    codes = to_codes(labels)
+    known = (codes >= 0).sum(axis=0)
+    share = np.divide((codes == 1).sum(axis=0), known, out=np.ones(codes.shape[1]), where=known > 0)
+    factor = np.sqrt(0.5 / np.maximum(share, 1e-12)).clip(1, cap)
+    weights = np.where(codes == 1, factor, 1.0).max(axis=1, initial=1.0)
+    relative: np.ndarray = weights / weights.mean()
+    return relative

@@ -1,0 +1,276 @@
+"""A finished run read back: its predictions as arrays, and the tables that say what they are worth.
+
+Needs the run folder alone, and for the gallery of mistakes the images that the run was made from.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from mlkit import intervals, metrics
+from mlkit.calibration import sigmoid
+from mlkit.errors import ImageError, RunError
+from mlkit.files import resolve, shown
+from mlkit.images import load_image
+from mlkit.runs import Run
+
+# Figure -> what it takes no model to get.
+WITHOUT_A_MODEL = {
+    "AP": "prevalence",
+    "ROC_AUC": "chance_ROC_AUC",
+    "F1": "always_yes_F1",
+    "accuracy": "majority_accuracy",
+    "Brier": "prevalence_Brier",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run predicted for the images that judge it.
+
+    Attributes:
+        run: the run.
+        split: "test", or "validation" where the run has no test images. The validation images chose the best epoch, the
+            calibration and the thresholds, so figures on them flatter.
+        images: as in the label file.
+        attributes: their names.
+        logits: (images, attributes), as the network gives them.
+        probabilities: (images, attributes), calibrated.
+        targets: int8 (images, attributes) of 1, 0 and -1 for unknown.
+        thresholds: (attributes,), chosen on the validation images.
+        prevalence: (attributes,), share of positives among the known training cells; 0.5 where there were none.
+    """
+
+    run: Run
+    split: str
+    images: list[str]
+    attributes: list[str]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    targets: np.ndarray
+    thresholds: np.ndarray
+    prevalence: np.ndarray
+
+    @classmethod
+    def read(cls, run: Run) -> "Judged":
+        """Read the predictions of a finished run. Raises RunError if it is not finished."""
+        facts, table = run.read_json("metrics.json"), run.read_table("predictions.csv")
+        attributes, split = list(facts["attributes"]), str(facts["judged_on"])
+        table = table[table.split == split]
+        images = list(table.image.unique())
+        columns = table.set_index(["image", "attribute"])[["logit", "probability", "target"]].unstack("attribute")
+        columns = columns.reindex(images)
+        logits, probabilities, targets = (
+            columns[name][attributes].to_numpy(np.float64).copy() for name in ("logit", "probability", "target")
+        )
+        return cls(
+            run=run,
+            split=split,
+            images=images,
+            attributes=attributes,
+            logits=logits,
+            probabilities=probabilities,
+            targets=np.where(np.isnan(targets), -1, targets).astype(np.int8),
+            thresholds=np.array([row["threshold"] for row in facts["attributes"].values()], np.float64),
+            prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
+        )
+
+    def __str__(self) -> str:
+        known = int((self.targets >= 0).sum())
+        text = f"{self.run}: {len(self.images)} {self.split} images, {known} of {self.targets.size} cells known"
+        if self.split != "test":
+            text += (
+                "\nThe run has no test images: these chose the best epoch, the calibration and the thresholds, and all "
+                "figures below flatter. Train with test_fraction above 0 for figures to report."
+            )
+        return text
+
+    @property
+    def uncalibrated(self) -> np.ndarray:
+        """Probabilities (images, attributes) as the network gives them, before calibration."""
+        return sigmoid(self.logits)
+
+    def only(self, images: list[str]) -> "Judged":
+        """The same for some of the images, in the order given."""
+        rows = pd.Index(self.images).get_indexer(pd.Index(images))
+        logits, probabilities, targets = (part[rows] for part in (self.logits, self.probabilities, self.targets))
+        return replace(self, images=images, logits=logits, probabilities=probabilities, targets=targets)
+
+    def evaluate(self) -> pd.DataFrame:
+        """All figures per attribute, see `metrics.evaluate`."""
+        return metrics.evaluate(self.probabilities, self.targets, self.attributes, self.prevalence, self.thresholds)
+
+    def confusion(self) -> pd.DataFrame:
+        """Known cells by truth and decision per attribute, see `metrics.confusion`."""
+        return metrics.confusion(self.probabilities, self.targets, self.attributes, self.thresholds)
+
+    def bootstrap(self, resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:
+        """Figures with their intervals, see `intervals.bootstrap`."""
+        return intervals.bootstrap(
+            self.probabilities, self.targets, self.attributes, self.thresholds, resamples=resamples, level=level
+        )
+
+
+def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = None) -> pd.DataFrame:
+    """All figures per attribute, with intervals and beside them what no model is needed for; the macro mean last.
+
+    Args:
+        judged: the predictions.
+        bounds: their `intervals.bootstrap`.
+        head: `probe.linear_head` of the run, whose AP stands beside the run's.
+
+    Returns:
+        One row per attribute, and `intervals.MEAN`: positives, negatives, unknown, threshold, `metrics.FIGURES`; NAME_low
+        and NAME_high of each figure in `bounds`; and the baselines named in `WITHOUT_A_MODEL`.
+    """
+    table = judged.evaluate()
+    table.insert(2, "unknown", (judged.targets < 0).sum(axis=0))
+    both = (table.positives > 0) & (table.negatives > 0)
+    table["chance_ROC_AUC"] = np.where(both, 0.5, np.nan)
+    table["always_yes_F1"] = (2 * table.prevalence / (1 + table.prevalence)).where(both)
+    if head is not None:
+        table["linear_head_AP"] = head.AP.reindex(table.index)
+    mean = table[both].drop(columns="threshold").mean()
+    for count in ("positives", "negatives", "unknown"):
+        mean[count] = table[count].sum()
+    table.loc[intervals.MEAN] = mean
+    for figure in intervals.FIGURES:
+        table[f"{figure}_low"], table[f"{figure}_high"] = bounds.loc[figure].low, bounds.loc[figure].high
+    pairs = [[name, f"{name}_low", f"{name}_high", WITHOUT_A_MODEL.get(name)] for name in metrics.FIGURES]
+    ordered = ["positives", "negatives", "unknown", "threshold", *(name for pair in pairs for name in pair if name in table)]
+    ordered += ["linear_head_AP"] if head is not None else []
+    whole = dict.fromkeys(("positives", "negatives", "unknown"), "int64")
+    return table[list(dict.fromkeys(ordered))].astype(whole)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A `summary` for the eye: each figure as "value [low, high]", baselines beside."""
+    text = table[["positives", "negatives"]].astype(str)
+    for figure in intervals.FIGURES:
+        rows = table[[figure, f"{figure}_low", f"{figure}_high"]].to_numpy()
+        digits = 3 if figure == "Brier" else 2
+        text[figure] = [_interval(value, low, high, digits) for value, low, high in rows]
+        text[WITHOUT_A_MODEL[figure]] = [_number(value, digits) for value in table[WITHOUT_A_MODEL[figure]]]
+        if figure == "AP" and "linear_head_AP" in table:
+            text["linear_head_AP"] = [_number(value, digits) for value in table["linear_head_AP"]]
+    for figure in ("accuracy", "majority_accuracy"):
+        text[figure] = [_number(value) for value in table[figure]]
+    return text.drop(columns="chance_ROC_AUC")  # always 0.5
+
+
+def mistakes(judged: Judged) -> pd.DataFrame:
+    """Known cells whose decision is wrong, the most confident first.
+
+    Returns:
+        Columns image, attribute, target, probability, threshold, confidence: the probability that the model gave to the
+        wrong answer.
+    """
+    decisions = judged.probabilities >= judged.thresholds
+    row, column = np.nonzero((judged.targets >= 0) & (decisions != (judged.targets == 1)))
+    target, probability = judged.targets[row, column], judged.probabilities[row, column]
+    table = pd.DataFrame(
+        {
+            "image": np.array(judged.images, dtype=object)[row],
+            "attribute": np.array(judged.attributes, dtype=object)[column],
+            "target": target,
+            "probability": probability,
+            "threshold": judged.thresholds[column],
+            "confidence": np.abs(probability - target),
+        }
+    )
+    return table.sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
+
+
+def read_images(run: Run, images: list[str]) -> list[np.ndarray | None]:
+    """Pixels of images of a run; None for a file that cannot be read any more."""
+    folder = resolve(run.config()["parameters"]["images"])
+    found: list[np.ndarray | None] = []
+    for image in images:
+        try:
+            found.append(load_image(folder / image))
+        except ImageError:
+            found.append(None)
+    return found
+
+
+def missingness(judged: Judged) -> pd.DataFrame:
+    """Does the model see the unknown cells as it sees the known ones? A check of whether labels are missing at random.
+
+    Returns:
+        One row per attribute: known and unknown cells, mean predicted probability of each, their difference (unknown -
+        known) and its standard error. A difference of more than two standard errors speaks against missing at random.
+    """
+    rows = []
+    for y, p in zip(judged.targets.T, judged.probabilities.T, strict=True):
+        known, unknown = p[y >= 0], p[y < 0]
+        means = [part.mean() if len(part) else np.nan for part in (known, unknown)]
+        variances = [part.var(ddof=1) / len(part) if len(part) > 1 else np.nan for part in (known, unknown)]
+        rows.append([len(known), len(unknown), *means, means[1] - means[0], np.sqrt(sum(variances))])
+    columns = ["known", "unknown", "predicted_known", "predicted_unknown", "difference", "standard_error"]
+    return pd.DataFrame(rows, pd.Index(judged.attributes, name="attribute"), columns)
+
+
+def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
+    """Two runs on the images that judge both, the labels of the first judging both, and a sentence on what was matched.
+
+    Images are matched by name. An image that judges both was trained on by neither.
+
+    Raises:
+        RunError: if the runs have other attributes, or no image in common.
+    """
+    if differing := sorted(set(first.attributes) ^ set(second.attributes)):
+        raise RunError(
+            f"{first.run} and {second.run} differ in their attributes ({', '.join(differing[:10])}); "
+            "compare runs on the same attributes"
+        )
+    there = set(second.images)
+    images = [image for image in first.images if image in there]
+    if not images:
+        raise RunError(
+            f"{first.run} ({first.split}) and {second.run} ({second.split}) share none of the images that judge them; train "
+            "one again with the other's data, seed, validation_fraction, test_fraction, folds and fold"
+        )
+    one, two = first.only(images), second.only(images)
+    order = [second.attributes.index(name) for name in first.attributes]
+    two = replace(
+        two,
+        attributes=first.attributes,
+        logits=two.logits[:, order],
+        probabilities=two.probabilities[:, order],
+        targets=two.targets[:, order],
+        thresholds=two.thresholds[order],
+        prevalence=two.prevalence[order],
+    )
+    note = f"{len(images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run})."
+    if relabelled := int((one.targets != two.targets).sum()):
+        note += f" The labels differ in {relabelled} cells; those of {first.run} judge both."
+    folders = [resolve(judged.run.config()["parameters"]["images"]) for judged in (first, second)]
+    if folders[0] != folders[1]:
+        note += f" The images come from {shown(folders[0])} and {shown(folders[1])}, matched by name."
+    for judged in (first, second):
+        if judged.split != "test":
+            note += f" {judged.run} has no test images: these chose its epoch and thresholds, which flatters it."
+    return one, replace(two, targets=one.targets), note
+
+
+def compare(first: Judged, second: Judged, resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:
+    """Paired differences `first - second` with intervals, of what `in_common` gave; see `intervals.compare`."""
+    return intervals.compare(
+        first.probabilities,
+        second.probabilities,
+        first.targets,
+        first.attributes,
+        first.thresholds,
+        second.thresholds,
+        resamples=resamples,
+        level=level,
+    )
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(value: float, low: float, high: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,158 @@
+"""The bench takes every measurement and prints it; how fast anything is, no test says."""
+
+import contextlib
+import io
+import json
+import math
+from importlib.metadata import version
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlkit import bench, plots
+from mlkit.bench import BenchConfig, footprint, make_photos, measure, measurements
+from mlkit.cli import main
+from mlkit.errors import MlkitError
+from mlkit.runs import outputs_root
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+KEYS = {
+    "plain_0_workers_img_per_s",
+    "plain_n_workers_img_per_s",
+    "plain_img_per_s",
+    "mlkit_first_epoch_img_per_s",
+    "mlkit_img_per_s",
+    "step_img_per_s",
+    "gemm_fp32_gflop_per_s",
+    "gemm_bf16_gflop_per_s",
+    "gemm_bound_fp32_img_per_s",
+    "gemm_bound_bf16_img_per_s",
+    "gemm_bound_img_per_s",
+    "gflop_per_img",
+    "plain_decode_img_per_s",
+    "cache_decode_img_per_s",
+    "cache_build_img_per_s",
+    "plain_predict_img_per_s",
+    "mlkit_predict_img_per_s",
+    "plain_predict_one_ms",
+    "mlkit_predict_one_ms",
+    "import_s",
+    "help_s",
+    "predict_cold_s",
+    "inference_pass_s",
+    "frozen_s",
+    "plain_peak_rss_mb",
+    "peak_rss_mb",
+    "rss_2_mb",
+    "rss_20_mb",
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Figures of one small bench by the command line, on own images of which one is broken; and what it printed."""
+    folder = tmp_path_factory.mktemp("own")
+    names = make_photos(folder / "images", 24, side=64)
+    (folder / "images" / names[3]).write_text("no image")
+    (folder / "images" / "notes.txt").write_text("not looked at")
+    small = ["--image-size", "32", "--batch-size", "4", "--repeats", "2", "--cache-count", "20", "--count", "100"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setenv("MLKIT_OUTPUTS", str(folder / "outputs"))
+        assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
+        assert not list(outputs_root().iterdir()), "nothing is left behind"
+    return json.loads((folder / "figures.json").read_text()), printed.getvalue()
+
+
+def test_every_figure_is_there_finite_and_within_its_spread(measured):
+    figures, _ = measured
+    assert set(figures) >= KEYS
+    for key in KEYS:
+        assert math.isfinite(figures[key])
+        assert figures[key] > 0
+    for key, (low, high) in figures["spread"].items():
+        assert low <= figures[key] <= high
+    assert all(math.isfinite(ratio) and ratio > 0 for ratio in figures["ratios"].values())
+    assert {"mlkit_img_per_s/plain_img_per_s", "mlkit_img_per_s/step_img_per_s"} <= set(figures["ratios"])
+
+
+def test_plain_is_the_better_of_its_two_ways_to_load(measured):
+    figures, _ = measured
+    both = figures["plain_0_workers_img_per_s"], figures["plain_n_workers_img_per_s"]
+    assert figures["plain_img_per_s"] == max(both)
+
+
+def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
+    figures, printed = measured
+    assert len(bench.table(figures)) == len(KEYS) - 2  # the bound that was chosen is one of two; FLOPs stand above
+    for text in (*bench.table(figures).index, "machine:", "bf16" if "bf16" in figures["device"] else "fp32", "x plain"):
+        assert text in printed
+    assert f"torch {version('torch')}" in printed
+    assert "own, the first is 64x64" in printed
+    assert "resnet18, 32 px, batches of 4" in printed
+
+
+def test_flops_are_those_of_the_network(measured):
+    """A ResNet18 has 1.81 billion multiply-adds forward at 224 px; backward is twice that, less the first layer's input."""
+    figures, _ = measured
+    expected = 3 * 2 * 1.81 * (32 / 224) ** 2
+    assert figures["gflop_per_img"] == pytest.approx(expected, rel=0.05)
+    assert figures["gemm_bound_fp32_img_per_s"] > figures["plain_img_per_s"]
+
+
+def test_figure_shows_the_numbers(measured):
+    figures, _ = measured
+    figure, ax = plt.subplots()
+    plots.throughput(figures, ax)
+    keys = ["plain_img_per_s", "mlkit_first_epoch_img_per_s", "mlkit_img_per_s", "step_img_per_s"]
+    assert [bar.get_width() for bar in ax.patches] == [figures[key] for key in keys]
+    marks = next(line for line in ax.lines if line.get_label().startswith("GEMM bound")).get_xdata()
+    assert list(marks) == [figures["gemm_bound_fp32_img_per_s"]] + 3 * [figures["gemm_bound_img_per_s"]]
+    plt.close(figure)
+
+
+def test_photos_are_jpeg_files_of_the_size_of_photos(tmp_path):
+    names = make_photos(tmp_path / "photos", 2)
+    for name in names:
+        assert 130_000 < (tmp_path / "photos" / name).stat().st_size < 180_000
+        with Image.open(tmp_path / "photos" / name) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (800, 800))
+    assert (tmp_path / "photos" / names[0]).read_bytes() != (tmp_path / "photos" / names[1]).read_bytes()
+
+
+def test_peak_memory_counts_what_the_process_held():
+    before = footprint.own_peak_mb()
+    ballast = np.ones(200 << 20, np.uint8)
+    assert footprint.own_peak_mb() >= max(before, ballast.nbytes / (1 << 20))
+
+
+def test_failure_in_a_process_of_its_own_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(footprint, "_PROGRAM", "raise SystemExit('traceback\\nno such device')")
+    with pytest.raises(MlkitError, match=r"failed in its own process with exit code 1: no such device"):
+        footprint.peak_rss_mb("train_plain", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeats": 0}, "repeats is 0; it must be at least 1"),
+        ({"cache_count": 5}, "cache_count is 5; it must be 0 or at least 20"),
+        ({"images": "gone"}, "gone: no such folder, or no images in it"),
+        ({"count": 8, "batch_size": 8, "image_size": 32}, "8 images are too few for batches of 8; give at least 24"),
+        ({"backbone": "resnet19", "count": 8, "batch_size": 2}, "did you mean 'resnet18'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, message):
+    with pytest.raises(MlkitError, match=message):
+        measure(BenchConfig(**options))
+
+
+def test_matrix_product_leaves_the_precision_setting_alone():
+    before = torch.get_float32_matmul_precision()
+    assert measurements.matrix_product(torch.device("cpu"), torch.float32) > 0
+    assert torch.get_float32_matmul_precision() == before
