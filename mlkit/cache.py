@@ -58,6 +58,11 @@ class PixelCache:
         return self._pixels.read(rows).reshape(-1, self.size, self.size, 3)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
     """Pixel cache of `images` (paths relative to `folder`), decoding those that it does not hold yet.
 
@@ -118,7 +123,7 @@ def _decode_into(
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
         return image, Entry(stat.st_size, stat.st_mtime_ns, -1 if problem else row, digest, problem)
 
-    executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    executor = ThreadPoolExecutor(cores())
     committed = time.monotonic()
     try:
         futures = [executor.submit(decode, image, start + i) for i, image in enumerate(todo)]

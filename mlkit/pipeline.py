@@ -97,7 +97,7 @@ def run_notebooks(
     given = check_parameters(given, {k: v for k, v in everything.items() if k not in ("run", "overwrite")})
     chosen, asked = select(only, start), bool(only or start)
     digests = _digests(known, given)
-    run, digests = _run_folder(name, digests, given, overwrite or (asked and TRAINING in chosen))
+    run = _run_folder(name, digests, given, overwrite or (asked and TRAINING in chosen))
     manifest = _Manifest(run)
     manifest.parameters = given
     for number, notebook in enumerate(chosen, 1):
@@ -138,7 +138,7 @@ class _Manifest:
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
-def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], replace: bool) -> tuple[Run, dict[str, str]]:
+def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], replace: bool) -> Run:
     """The folder to work in: one that is free or holds this very training, or what the caller agreed to replace."""
     data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
     base = name or data.parent.name or "run"
@@ -150,7 +150,7 @@ def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], re
         trained = _Manifest(run).get(TRAINING)
         fits = trained.get("digest") == digests[TRAINING]
         if fits or not (trained or (run / "config.json").exists()) or (replace and (name or number == 1)):
-            return run, digests
+            return run
         if name:
             raise RunError(
                 f"{run} holds a run with other parameters, data or code; give another --name, or --overwrite to replace it"
@@ -160,7 +160,7 @@ def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], re
 
 def _digests(known: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, str]:
     """Per notebook, the digest of all that decides its result."""
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
     values = {**known[TRAINING], **given}
     shared = _digest(*code, *_data_state(resolve(values["images"]), resolve(values["labels"])))
     digests: dict[str, str] = {}

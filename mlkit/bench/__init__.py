@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 
 from mlkit.bench.footprint import peak_rss_mb
-from mlkit.bench.measurements import EPOCHS, Measurements, cores
+from mlkit.bench.measurements import EPOCHS, Measurements
+from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.device import Device, choose_device
 from mlkit.errors import LabelError, ParameterError

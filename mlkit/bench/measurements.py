@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.bench.footprint import wall_seconds
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
+from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, batches
 from mlkit.device import Device
@@ -31,11 +32,6 @@ from mlkit.train import split_dataset, train
 
 EPOCHS = 4  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
 LATENCIES = 5  # predictions of one image in each turn
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Measurements:
