@@ -33,6 +33,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sampler_cap": (1, 1e9),
     "test_fraction": (0, 0.9),
     "folds": (0, 1000),
+    "split_seed": (0, 2**32 - 1),
     "seed": (0, 2**63 - 1),
 }
 _ABOVE_ZERO = ("learning_rate", "pos_weight_cap")
@@ -91,7 +92,8 @@ class TrainConfig:
     fold: int = 0
     threshold: str = "f1"  # policy, see `thresholds.choose_thresholds`
     calibrate: bool = True  # turn scores into probabilities that mean what they say
-    seed: int = 0
+    split_seed: int = 0  # of the split: runs that share it are judged on the same images
+    seed: int = 0  # of all else: first weights, order of the images, augmentation
     device: str = "auto"
     precision: str = "auto"  # "auto", "fp32" or "bf16"
     compile: bool = False  # torch.compile: minutes at the start, faster steps after

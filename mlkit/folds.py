@@ -12,10 +12,9 @@ import pandas as pd
 from mlkit import intervals, metrics
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
-from mlkit.progress import say
 from mlkit.report import Judged
 from mlkit.runs import Run, outputs_root
-from mlkit.train import train
+from mlkit.sweep import train_all
 
 
 def cross_validate(
@@ -38,16 +37,8 @@ def cross_validate(
     Raises:
         RunError: if a folder holds another run.
     """
-    judged = []
-    for fold in range(config.folds):
-        own = replace(config, fold=fold)
-        run = Run(outputs_root() / f"{name}-fold{fold}")
-        say(f"fold {fold + 1} of {config.folds}: {run}")
-        if not overwrite and _is_done(run, own.parameters(**data), dataset.fingerprint):
-            say("finished before, kept")
-        else:
-            train(dataset, own, Run.create(run.name, own.parameters(**data), dataset.fingerprint, overwrite))
-        judged.append(Judged.read(run))
+    configs = {f"{name}-fold{fold}": replace(config, fold=fold) for fold in range(config.folds)}
+    judged = [Judged.read(run) for run in train_all(dataset, configs, data, overwrite)]
     folder = Run(outputs_root() / f"{name}-folds")
     table = over_folds(judged)
     parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in judged]
@@ -89,10 +80,3 @@ def over_folds(judged: list[Judged], resamples: int = 1000, level: float = 0.95)
         level=level,
     )
     return over.join(pooled.rename(columns={"value": "pooled"}).drop(columns="left_out"))
-
-
-def _is_done(run: Run, parameters: dict[str, Any], fingerprint: str) -> bool:
-    if not run.finished:
-        return False
-    config = run.config()
-    return bool(config["parameters"] == parameters and config["data"] == fingerprint)

@@ -31,7 +31,7 @@ class Cell:
 class Study:
     """What to compare, and how each model is trained; every method with the same settings but its loss.
 
-    Of `config` the seed, the loss, its settings and prior, and the folds are not used.
+    Of `config` the seeds, the loss, its settings and prior, and the folds are not used.
 
     Raises:
         ParameterError: if there is nothing to compare or a value is outside of what is possible.
@@ -93,4 +93,4 @@ class Study:
         share = self.config.validation_fraction / (1 - self.config.test_fraction)
         none: dict[str, Any] = {"loss_settings": "", "prior_run": "", "folds": 0, "fold": 0, "test_fraction": 0.0}
         judge: dict[str, Any] = {"validation_fraction": share, "calibrate": False, "threshold": "fixed:0.5"}
-        return replace(self.config, loss=cell.method, seed=cell.seed, **none, **judge)
+        return replace(self.config, loss=cell.method, seed=cell.seed, split_seed=cell.seed, **none, **judge)

@@ -27,6 +27,7 @@ CHAIN = (
     "05_evaluate",
 )
 TRAINING = CHAIN[1]
+_OWN = ("run", "overwrite", "trial")  # parameters that are not the person's to give
 
 
 class NotebookError(MlkitError):
@@ -66,8 +67,12 @@ def select(only: str = "", start: str = "") -> list[str]:
 
 
 def given_parameters(name: str) -> dict[str, Any]:
-    """Parameters that an earlier `run_notebooks` was given for the run folder `name`; empty if there was none."""
-    return _Manifest(Run(outputs_root() / name)).parameters if name else {}
+    """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run."""
+    run = Run(outputs_root() / name)
+    if not name or not (run / "config.json").exists():
+        return _Manifest(run).parameters if name else {}
+    made = run.config()["parameters"]
+    return _Manifest(run).parameters or {key: made[key] for key in known_parameters(TRAINING) if key in made}
 
 
 def run_notebooks(
@@ -94,10 +99,11 @@ def run_notebooks(
     """
     known = {notebook: known_parameters(notebook) for notebook in CHAIN}
     everything = {key: value for parameters in known.values() for key, value in parameters.items()}
-    given = check_parameters(given, {k: v for k, v in everything.items() if k not in ("run", "overwrite")})
+    given = check_parameters(given, {k: v for k, v in everything.items() if k not in _OWN})
     chosen, asked = select(only, start), bool(only or start)
     digests = _digests(known, given)
-    run = _run_folder(name, digests, given, overwrite or (asked and TRAINING in chosen))
+    trains = TRAINING in chosen
+    run = _run_folder(name, digests, given, trains, overwrite or (asked and trains))
     manifest = _Manifest(run)
     manifest.parameters = given
     for number, notebook in enumerate(chosen, 1):
@@ -115,7 +121,7 @@ def run_notebooks(
         manifest.set(notebook, digests[notebook], done=False)
         say(title)
         started = time.monotonic()
-        _execute(notebook, run, parameters, timeout)
+        execute(notebook, run, parameters, timeout)
         manifest.set(notebook, digests[notebook], done=True)
         say(f"{title}: done in {time.monotonic() - started:.0f} s")
     return run
@@ -138,8 +144,11 @@ class _Manifest:
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
-def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], replace: bool) -> Run:
-    """The folder to work in: one that is free or holds this very training, or what the caller agreed to replace."""
+def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], trains: bool, replace: bool) -> Run:
+    """The folder to work in: one that is free or holds this very training, or what the caller agreed to replace.
+
+    Where nothing is trained, a named run that was made without notebooks will do as well.
+    """
     data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
     base = name or data.parent.name or "run"
     if Path(base).name != base:
@@ -148,8 +157,9 @@ def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], re
     while True:
         run = Run(outputs_root() / (base if number == 1 else f"{base}-{number}"))
         trained = _Manifest(run).get(TRAINING)
-        fits = trained.get("digest") == digests[TRAINING]
-        if fits or not (trained or (run / "config.json").exists()) or (replace and (name or number == 1)):
+        exists = (run / "config.json").exists()
+        fits = trained.get("digest") == digests[TRAINING] or (name and exists and not trained and not trains)
+        if fits or not (trained or exists) or (replace and (name or number == 1)):
             return run
         if name:
             raise RunError(
@@ -207,8 +217,21 @@ class _Terminal:
     def flush(self) -> None: ...
 
 
-def _execute(notebook: str, run: Run, parameters: Mapping[str, Any], timeout: int | None) -> None:
-    """Execute one notebook by papermill in this Python's kernel; the file gets its name only when all went well."""
+def execute(
+    notebook: str, run: Run, parameters: Mapping[str, Any], timeout: int | None = None, silent: bool = False
+) -> None:
+    """Execute one notebook by papermill in this Python's kernel; the file gets its name only when all went well.
+
+    Args:
+        notebook: its name.
+        run: folder that the executed notebook goes into.
+        parameters: all of them known, see `known_parameters`.
+        timeout: seconds that one cell may take.
+        silent: do not pass on what it prints.
+
+    Raises:
+        NotebookError: if it fails.
+    """
     import papermill  # costs a second, and only this function needs it
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -235,7 +258,7 @@ def _execute(notebook: str, run: Run, parameters: Mapping[str, Any], timeout: in
                 kernel_name="python3",
                 cwd=project_root(),
                 progress_bar=False,
-                stdout_file=_Terminal(),
+                stdout_file=None if silent else _Terminal(),
                 execution_timeout=timeout,
                 store_widget_state=False,
                 on_cell_start=mark,

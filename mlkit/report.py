@@ -229,7 +229,7 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
     if not images:
         raise RunError(
             f"{first.run} ({first.split}) and {second.run} ({second.split}) share none of the images that judge them; train "
-            "one again with the other's data, seed, validation_fraction, test_fraction, folds and fold"
+            "one again with the other's data, split_seed, validation_fraction, test_fraction, folds and fold"
         )
     one, two = first.only(images), second.only(images)
     order = [second.attributes.index(name) for name in first.attributes]

@@ -13,10 +13,12 @@ outputs/<run>/
     *.png, *.ipynb    figures, executed notebooks
 """
 
+import fnmatch
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,6 +170,27 @@ def list_runs() -> list[Run]:
         with suppress(ValueError, KeyError, TypeError):
             dated.append((str(Run(path.parent).config()["created"]), path.parent.name))
     return [Run(outputs_root() / name) for _, name in sorted(dated)]
+
+
+def find_runs(patterns: Sequence[str] = ()) -> list[Run]:
+    """Finished runs: those named, or matched by a pattern (`mine-*`), in that order; all, oldest first, without any.
+
+    Raises:
+        RunError: if a name is no finished run, or nothing matches a pattern.
+    """
+    finished = [run for run in list_runs() if run.finished]
+    if not patterns:
+        return finished
+    found: dict[Path, Run] = {}
+    for pattern in patterns:
+        matches = [run for run in finished if fnmatch.fnmatchcase(run.name, pattern)]
+        if not matches:  # a path, or an error that says what is wrong
+            run = Run.open(pattern)
+            if not run.finished:
+                raise RunError(f"{run} is not finished; go on with its training, or leave it out")
+            matches = [run]
+        found |= {run.path: run for run in matches}
+    return list(found.values())
 
 
 def _new_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,12 @@ from mlkit.verdict import model_meta, pass_verdict
 _CHECKPOINT_SECONDS = 20.0  # an interruption loses at most this much and one epoch
 
 
-def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run) -> pd.DataFrame:
+Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
+
+
+def train(
+    dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Watcher = lambda epochs: False
+) -> pd.DataFrame:
     """Train on all known cells, keep the epoch with the best validation mAP, and fill the run folder.
 
     An unfinished run goes on from its last checkpoint, and gives what an uninterrupted one would have given: all
@@ -43,7 +49,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run) -> pd.DataF
     """
     device = choose_device(config.device, config.precision)
     with determinism(device.device, config.deterministic), memory_errors("batch_size (or say auto) or image_size"):
-        return _train(dataset, config, run, device)
+        return _train(dataset, config, run, device, watcher)
 
 
 def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
@@ -51,7 +57,7 @@ def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
     return split_images(
         dataset.labels,
         config.validation_fraction,
-        config.seed,
+        config.split_seed,
         duplicate_groups(dataset),
         test=config.test_fraction,
         folds=config.folds,
@@ -67,7 +73,7 @@ def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> p
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
 
 
-def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device) -> pd.DataFrame:
+def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device, watcher: Watcher) -> pd.DataFrame:
     split = split_dataset(dataset, config)
     training, validation, test = (np.flatnonzero(split == side) for side in ("train", "validation", "test"))
     prevalence = label_counts(dataset.labels.iloc[training]).prevalence.to_numpy()
@@ -83,13 +89,14 @@ def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: De
     if (run / "last.pt").exists():
         state = _restore(run, step)
         say(f"going on after epoch {state.epoch} of {config.epochs}")
-    saved = time.monotonic()
+    saved, stopped = time.monotonic(), ""
     total = config.epochs * len(training)
     with bar(total=total, initial=state.epoch * len(training), desc="training", unit="image") as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             if config.patience and epoch - 1 - state.best_epoch >= config.patience:
-                say(f"no better epoch in the last {config.patience}: stopped early")
+                stopped = f"no better epoch in the last {config.patience}"
                 break
+            started = time.monotonic()
             step.start_epoch(epoch)
             losses, sizes, rates, watch = [], [], [], Stopwatch(device.device)
             watch.mark()
@@ -111,11 +118,23 @@ def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: De
             state.history.append(pd.DataFrame(history))
 
             with step.average.applied() if step.average else nullcontext():
-                _judge_epoch(epoch, dataset, config, run, step, state, validation, prevalence)
+                _judge_epoch(epoch, dataset, config, run, step, state, validation, prevalence, started)
+            if watcher(state.epochs):
+                stopped = f"pruned after epoch {epoch}"
+                break
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 _checkpoint(run, state, step)
                 saved = time.monotonic()
-    return pass_verdict(run, dataset, config, step, split, prevalence, state.best_epoch, state.epoch)
+    if stopped:
+        say(f"stopped early: {stopped}")
+    facts = {
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "stopped": stopped,
+        "seconds": round(sum(row["seconds"] for row in state.epochs), 1),
+        "img_per_s": float(pd.concat(state.history).img_per_s.median()),
+    }
+    return pass_verdict(run, dataset, config, step, split, prevalence, facts)
 
 
 @dataclass
@@ -137,6 +156,7 @@ def _judge_epoch(
     state: _State,
     validation: np.ndarray,
     prevalence: np.ndarray,
+    started: float,
 ) -> None:
     """Validate the network as it is, write what is known of the epoch, and keep the model if it is the best so far."""
     logits, targets = step.evaluate(validation), dataset.targets[validation]
@@ -149,6 +169,7 @@ def _judge_epoch(
         "validation_loss": masked_bce(logits, targets, step.objective.pos_weight.cpu()).item(),
         "mAP": macro(table).AP,
         **{f"AP {name}": value for name, value in table.AP.items()},
+        "seconds": round(time.monotonic() - started, 2),
     }
     state.epochs.append(worth)
     state.epoch = epoch

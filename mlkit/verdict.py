@@ -1,9 +1,12 @@
 """The verdict that ends a training: calibration and thresholds by the validation images, worth by the test images."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 import mlkit
 from mlkit import calibration
@@ -36,6 +39,21 @@ def model_meta(dataset: MultiLabelDataset, config: TrainConfig, epoch: int) -> d
     }
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says of some images, and what is known of them.
+
+    Attributes:
+        images: (images,) names.
+        logits: (images, attributes).
+        targets: (images, attributes) of 1, 0 and -1 for unknown.
+    """
+
+    images: pd.Index
+    logits: np.ndarray
+    targets: np.ndarray
+
+
 def pass_verdict(
     run: Run,
     dataset: MultiLabelDataset,
@@ -43,50 +61,79 @@ def pass_verdict(
     step: TrainingStep,
     split: pd.Series,
     prevalence: np.ndarray,
-    best_epoch: int,
-    epochs: int,
+    facts: dict[str, Any],
 ) -> pd.DataFrame:
-    """Judge the kept model and finish the run: predictions.csv, metrics.json, model.pth complete.
+    """Judge the kept model of a training and finish its run, see `judge`.
+
+    Args:
+        facts: of the training, for metrics.json.
+    """
+    network, meta = load_model(run / "model.pth")
+    step.network.load_state_dict(network.state_dict())
+    targets, parts = dataset.targets.numpy(), {}
+    for side in ("validation", "test"):
+        chosen = np.flatnonzero(split == side)
+        parts[side] = Predicted(dataset.labels.index[chosen], step.evaluate(chosen).numpy(), targets[chosen])
+    weight = step.objective.pos_weight.cpu().numpy().astype(float) if config.calibrate else None
+    size = sum(parameter.numel() for parameter in network.parameters())
+    facts = {**facts, "parameters": size, "device": str(step.device)}
+    table = judge(run, network, meta, parts, prevalence, config.threshold, weight, facts)
+    (run / "last.pt").unlink(missing_ok=True)
+    return table
+
+
+def judge(
+    run: Run,
+    model: nn.Module,
+    meta: dict[str, Any],
+    parts: Mapping[str, Predicted],
+    prevalence: np.ndarray,
+    policy: str,
+    pos_weight: np.ndarray | float | None,
+    facts: dict[str, Any],
+) -> pd.DataFrame:
+    """Choose calibration and thresholds of a model, judge it, and finish its run: predictions.csv, metrics.json, model.pth.
 
     Calibration and thresholds are chosen on the validation images, which chose the epoch too; so that the figures do not
     flatter, they come from the test images, where there are any.
 
+    Args:
+        run: where to write.
+        model: the model.
+        meta: what model.pth says of it; calibration, thresholds and metrics are filled in.
+        parts: "validation" and "test".
+        prevalence: (attributes,), share of positives among the known training cells.
+        policy: of the thresholds, see `thresholds.choose_thresholds`.
+        pos_weight: of the loss, see `calibration.fit`; None leaves the model uncalibrated.
+        facts: more for metrics.json, plain values.
+
     Returns:
         See `metrics.evaluate`.
     """
-    network, meta = load_model(run / "model.pth")
-    step.network.load_state_dict(network.state_dict())
-    names, targets = dataset.attributes, dataset.targets.numpy()
-    parts = {side: np.flatnonzero(split == side) for side in ("validation", "test")}
-    logits = {side: step.evaluate(indices).numpy() for side, indices in parts.items()}
-    chosen = parts["validation"]
+    names, validation = list(meta["attributes"]), parts["validation"]
     calibrator = Calibration.from_dict(meta["calibration"])
-    if config.calibrate:
-        weight = step.objective.pos_weight.cpu().numpy().astype(float)
-        calibrator = calibration.fit(logits["validation"], targets[chosen], names, weight)
-    probabilities = {side: calibrator.probabilities(values) for side, values in logits.items()}
-    thresholds = choose_thresholds(probabilities["validation"], targets[chosen], names, config.threshold).threshold
-    judged_on = "test" if len(parts["test"]) else "validation"
-    p, y = probabilities[judged_on], targets[parts[judged_on]]
+    if pos_weight is not None:
+        calibrator = calibration.fit(validation.logits, validation.targets, names, pos_weight)
+    probabilities = {side: calibrator.probabilities(part.logits) for side, part in parts.items()}
+    thresholds = choose_thresholds(probabilities["validation"], validation.targets, names, policy).threshold
+    judged_on = "test" if len(parts["test"].images) else "validation"
+    p, y = probabilities[judged_on], parts[judged_on].targets
     table = evaluate(p, y, names, prevalence, thresholds.to_numpy())
     mean = macro(table)
-    meta |= {
+    meta = meta | {
         "calibration": calibrator.to_dict(),
         "thresholds": {name: float(value) for name, value in thresholds.items()},
         "metrics": {"judged_on": judged_on, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
-    save_model(run / "model.pth", network, meta)
+    save_model(run / "model.pth", model, meta)
     run.write_table(
-        "predictions.csv",
-        pd.concat([_predictions(dataset, side, parts[side], logits[side], probabilities[side]) for side in parts]),
+        "predictions.csv", pd.concat([_table(side, part, names, probabilities[side]) for side, part in parts.items()])
     )
     run.write_json(
         "metrics.json",
         {
             "judged_on": judged_on,
-            "best_epoch": best_epoch,
-            "epochs": epochs,
-            "device": str(step.device),
+            **facts,
             "mean": _plain(mean),
             "micro": _plain(micro(p, y, prevalence, thresholds.to_numpy())),
             "left_out_of_mean": list(mean.attrs["left_out"]),
@@ -94,23 +141,19 @@ def pass_verdict(
             "training_prevalence": _plain(pd.Series(prevalence, names)),
         },
     )
-    (run / "last.pt").unlink(missing_ok=True)
     return table
 
 
-def _predictions(
-    dataset: MultiLabelDataset, side: str, indices: np.ndarray, logits: np.ndarray, probabilities: np.ndarray
-) -> pd.DataFrame:
+def _table(side: str, part: Predicted, attributes: list[str], probabilities: np.ndarray) -> pd.DataFrame:
     """One row per image and attribute; the target is empty where unknown."""
-    images, attributes = dataset.labels.index[indices], dataset.attributes
-    targets = dataset.targets.numpy()[indices].ravel()
+    targets = part.targets.ravel()
     return pd.DataFrame(
         {
             "split": side,
-            "image": np.repeat(images, len(attributes)),
-            "attribute": np.tile(attributes, len(images)),
+            "image": np.repeat(part.images, len(attributes)),
+            "attribute": np.tile(attributes, len(part.images)),
             "target": pd.Series(targets, dtype="Int8").where(targets >= 0),
-            "logit": logits.ravel(),
+            "logit": part.logits.ravel(),
             "probability": probabilities.ravel(),
         }
     )

@@ -79,7 +79,7 @@ def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(samp
     small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "cv", "--folds", "3"]
     assert main(["train", *data, *small]) == 0
     printed = capsys.readouterr().out
-    assert "fold 3 of 3" in printed
+    assert "training 3 of 3" in printed
     assert "macro mean" in printed
     predictions = pd.read_csv(outputs / "cv-folds" / "predictions.csv")
     assert len(predictions) == 60 * 4, "each image is tested once"

@@ -98,6 +98,17 @@ def test_only_runs_one_notebook_again_with_the_parameters_that_the_run_was_given
     assert pd.read_csv(chain[0] / "chain" / "prediction.csv").image[0].endswith("0000.jpg")
 
 
+def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs, sample):
+    given = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "--name", "plain"]
+    small = {"epochs": "1", "image_size": "16", "weights": "none", "batch_size": "16"}
+    assert mlkit(outputs, "train", *given, *(word for pair in small.items() for word in ("-p", *pair))).returncode == 0
+    result = mlkit(outputs, "run", "--name", "plain", "--only", "03")
+    assert result.returncode == 0, result.stderr
+    assert (outputs / "plain" / "Aimonk_multilabel_problem.png").exists()
+    assert pipeline.given_parameters("plain")["images"] == str(sample / "images")
+    assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "plain").stderr
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -25,7 +25,8 @@ FLOORS = [
     ["step", "probe"],
     ["verdict"],
     ["train"],
-    ["pipeline", "folds", "study", "bench"],
+    ["sweep", "pipeline", "study", "bench"],
+    ["folds"],
     ["cli"],
     ["__main__"],
 ]

@@ -14,7 +14,7 @@ import pytest
 import mlkit.runs as runs_module
 from mlkit.errors import RunError
 from mlkit.files import atomic, project_root, resolve, shown, write_json
-from mlkit.runs import Run, list_runs, outputs_root
+from mlkit.runs import Run, find_runs, list_runs, outputs_root
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 
@@ -157,6 +157,20 @@ def test_unknown_run_is_refused_with_those_that_exist():
     (outputs_root() / "cache").mkdir()
     with pytest.raises(RunError, match=r"cache is not a run folder \(no config.json\); known runs: first, second"):
         Run.open("cache")
+
+
+def test_finished_runs_are_found_by_name_and_pattern_each_once():
+    for name in ("b", "a-1", "a-2", "unfinished"):
+        run = create(name)
+        if name != "unfinished":
+            run.write_json("metrics.json", {})
+    names = {"everything": [], "pattern": ["a-*"], "order": ["a-2", "b", "a-*"]}
+    found = {key: [run.name for run in find_runs(patterns)] for key, patterns in names.items()}
+    assert found == {"everything": ["b", "a-1", "a-2"], "pattern": ["a-1", "a-2"], "order": ["a-2", "b", "a-1"]}
+    with pytest.raises(RunError, match=r"unfinished is not finished; go on with its training"):
+        find_runs(["b", "unfinished"])
+    with pytest.raises(RunError, match=r"c-\* is not a run folder.*known runs: b, a-1"):
+        find_runs(["c-*"])
 
 
 def test_what_the_run_does_not_have_yet_is_named():

@@ -57,6 +57,10 @@ def test_run_folder_holds_what_the_contract_names(dataset, sample):
     assert np.isfinite(history.loss).all()
     metrics = run.read_json("metrics.json")
     assert metrics["attributes"].keys() == set(table.index)
+    assert (metrics["epochs"], metrics["stopped"]) == (3, "")
+    assert metrics["seconds"] == pytest.approx(epochs.seconds.sum(), abs=0.1)
+    assert metrics["img_per_s"] == history.img_per_s.median() > 0
+    assert metrics["parameters"] == 11_176_512 + 513 * len(table)  # a ResNet18 without its head, and the head
     assert run.config()["parameters"]["epochs"] == 3
     assert not (run / "last.pt").exists()
     assert run.finished
@@ -125,7 +129,8 @@ def test_interrupted_training_goes_on_and_ends_as_if_uninterrupted(dataset, samp
     start("cut", config, dataset, sample)
     columns = ["iteration", "epoch", "loss", "lr"]
     pd.testing.assert_frame_equal(cut.read_table("history.csv")[columns], whole.read_table("history.csv")[columns])
-    pd.testing.assert_frame_equal(cut.read_table("epochs.csv"), whole.read_table("epochs.csv"))
+    cut_epochs, whole_epochs = (run.read_table("epochs.csv").drop(columns="seconds") for run in (cut, whole))
+    pd.testing.assert_frame_equal(cut_epochs, whole_epochs)
 
 
 def test_unknown_labels_have_no_influence_on_training(dataset, sample):
@@ -251,7 +256,7 @@ def test_near_duplicates_are_never_on_two_sides_of_the_split(sample, tmp_path):
     write_labels(pd.concat([labels, more]), tmp_path / "labels.csv")
     both = MultiLabelDataset.from_files(str(tmp_path / "images"), str(tmp_path / "labels.csv"), 32)
     for seed in range(3):
-        split = split_dataset(both, replace(CONFIG, test_fraction=0.2, seed=seed))
+        split = split_dataset(both, replace(CONFIG, test_fraction=0.2, split_seed=seed))
         assert all(split[copy] == split[name] for copy, name in copies.items())
 
 
@@ -317,7 +322,9 @@ def test_options_train_and_go_on_after_an_interruption(dataset, sample, monkeypa
     monkeypatch.setattr(train_module, "_checkpoint", real)
     cut, _ = start("cut", config, dataset, sample)
     for file in ("history.csv", "epochs.csv", "predictions.csv"):
-        first, second = (run.read_table(file).drop(columns="img_per_s", errors="ignore") for run in (cut, whole))
+        first, second = (
+            run.read_table(file).drop(columns=["img_per_s", "seconds"], errors="ignore") for run in (cut, whole)
+        )
         pd.testing.assert_frame_equal(first, second)
 
 
@@ -326,7 +333,31 @@ def test_patience_stops_early(dataset, sample):
     run, _ = start("a", config, dataset, sample)
     epochs = run.read_table("epochs.csv")
     assert len(epochs) < 30
-    assert len(epochs) == run.read_json("metrics.json")["best_epoch"] + 2
+    metrics = run.read_json("metrics.json")
+    assert len(epochs) == metrics["best_epoch"] + 2
+    assert metrics["stopped"] == "no better epoch in the last 2"
+
+
+def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dataset, sample):
+    seen = []
+
+    def watcher(epochs):
+        seen.append([row["epoch"] for row in epochs])
+        return len(epochs) == 2
+
+    settings = CONFIG.parameters(images=str(sample / "images"), labels=str(sample / "labels.csv"))
+    run = Run.create("a", settings, dataset.fingerprint)
+    train(dataset, CONFIG, run, watcher)
+    assert seen == [[1], [1, 2]]
+    assert run.finished
+    assert run.read_json("metrics.json")["stopped"] == "pruned after epoch 2"
+    assert Predictor.load(run.path).predict(sample / "images" / "0000.jpg").probability.between(0, 1).all()
+
+
+def test_runs_of_other_seeds_share_the_split_unless_it_has_a_seed_of_its_own(dataset):
+    split = split_dataset(dataset, CONFIG)
+    assert split.equals(split_dataset(dataset, replace(CONFIG, seed=1)))
+    assert not split.equals(split_dataset(dataset, replace(CONFIG, split_seed=1)))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
