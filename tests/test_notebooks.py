@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlkit.cli import DATA_PARAMETERS
+from mlkit.cli.given import DATA_PARAMETERS
 from mlkit.config import TrainConfig
 from mlkit.parameters import check_parameters, read_parameters
 from mlkit.pipeline import CHAIN, TRAINING, known_parameters

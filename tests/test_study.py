@@ -245,8 +245,6 @@ def test_command_takes_lists_and_prints_the_advice(sample, monkeypatch, capsys):
     assert "Take asl: +0.100 mAP against masked_bce" in printed
     assert cli.main(["study", *data, "-p", "fractions", "0.2"]) == 2
     assert "it must be a list, such as [0.1, 0.3, 0.7]" in capsys.readouterr().err
-    assert cli.main(["study", *data, "--overwrite"]) == 2
-    assert "delete its folder" in capsys.readouterr().err
 
 
 def results(effects, seeds=4, noise=0.01, fractions=(0.1, 0.5)):

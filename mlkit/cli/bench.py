@@ -1,0 +1,34 @@
+"""`mlkit bench`: the speed of this machine."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser("bench", help="measure the speed here, beside a plain loop and the machine's limit")
+    command.add_argument("--images", metavar="DIR", help="folder of images (default: generated photos)")
+    command.add_argument("--count", type=int, help="images to use (default: 128 on a CPU, 4096 on a GPU)")
+    command.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the network's input (default: 224)")
+    command.add_argument("--backbone", help="network of torchvision (default: resnet18)")
+    command.add_argument("--batch-size", type=int, metavar="IMAGES", help="default: 32")
+    command.add_argument("--repeats", type=int, help="of every measurement (default: 3)")
+    command.add_argument("--device", help="auto, cpu, cuda")
+    command.add_argument("--precision", help="of mlkit and the pure step: auto, fp32, bf16")
+    command.add_argument("--cache-count", type=int, metavar="IMAGES", help="of the memory test (default: 20000; 0: none)")
+    command.add_argument("--json", metavar="FILE", default="", help="write the figures to a file")
+    command.set_defaults(command=bench)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure this machine, and print the table."""
+    from mlkit.bench import BenchConfig, describe, measure, table
+    from mlkit.files import write_json
+
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchConfig)}
+    figures = measure(BenchConfig(**{name: value for name, value in given.items() if value is not None}))
+    print(f"{describe(figures)}\n\n{table(figures).rename_axis(None).to_string()}")
+    if options.json:
+        write_json(options.json, figures)
+    return 0

@@ -1,0 +1,51 @@
+"""`mlkit predict`: the attributes of images, by a trained model."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlkit.files import atomic, shown
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser("predict", help="attributes of images")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="image, or folder of images")
+    command.add_argument("--csv", metavar="FILE", help="write the table there instead of printing it")
+    command.add_argument(
+        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest run)"
+    )
+    command.set_defaults(command=predict)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
+    from mlkit.errors import ImageError
+    from mlkit.predict import Predictor
+
+    broken: list[ImageError] = []
+    source = options.model if not options.model.endswith((".pth", ".pt")) else Path(options.model).absolute()
+    paths = [file for image in options.images for file in _files(Path(image).absolute())]
+    table = Predictor.load(source).predict(paths, broken.append)
+    for error in broken:
+        print(f"mlkit: {error}", file=sys.stderr)
+    if options.csv:
+        with atomic(options.csv) as temporary:
+            table.to_csv(temporary, index=False)
+    else:
+        print_predictions(table)
+    return 2 if broken else 0
+
+
+def print_predictions(table: Any) -> None:
+    """Print what `Predictor.predict` gave."""
+    for image, rows in table.groupby("image", sort=False):
+        print(f"prediction for {shown(str(image))}")
+        for row in rows.itertuples():
+            print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files below a folder; the path itself if it is none."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

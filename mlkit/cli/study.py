@@ -1,0 +1,42 @@
+"""`mlkit study`: the methods for missing labels, compared on data with complete labels."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from mlkit.cli.given import DATA_PARAMETERS, data_options, given_parameters
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "study", parents=[data_options()], help="compare methods for missing labels, on data with complete labels"
+    )
+    command.set_defaults(command=study)
+
+
+def study(options: argparse.Namespace) -> int:
+    """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
+    from mlkit.config import TrainConfig
+    from mlkit.dataset import MultiLabelDataset
+    from mlkit.findings import advice, differences
+    from mlkit.grid import Study
+    from mlkit.parameters import check_parameters
+    from mlkit.sample import FOLDER, ensure_sample
+    from mlkit.study import run_study
+
+    where = {**DATA_PARAMETERS, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
+    training = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    asked = dataclasses.asdict(Study())
+    del asked["config"]
+    values = where | check_parameters(given_parameters(options, standard="study"), where | training | asked)
+    data = {name: values.pop(name) for name in where}
+    config = TrainConfig(**{name: value for name, value in values.items() if name in training})
+    wanted = Study(**{name: value for name, value in values.items() if name in asked}, config=config)
+    ensure_sample(data["labels"])
+    truth = MultiLabelDataset.from_files(image_size=config.image_size, **data)
+    print(truth)
+    results = run_study(wanted, truth, options.name or "study")
+    print(differences(results).round(3).to_string())
+    print(advice(results))
+    return 0

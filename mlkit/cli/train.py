@@ -1,0 +1,69 @@
+"""`mlkit train`: one training without a notebook, or every fold of a cross-validation."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from mlkit.cli.given import DATA_PARAMETERS, data_options, given_parameters
+from mlkit.files import shown
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser("train", parents=[data_options()], help="train without a notebook")
+    command.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    command.add_argument(
+        "--folds", type=int, metavar="K", help="K-fold cross-validation: K runs NAME-fold0 ..., results in NAME-folds"
+    )
+    command.set_defaults(command=train)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train without a notebook: what notebook 02 does, once or for every fold of a cross-validation."""
+    from mlkit.config import TrainConfig
+    from mlkit.dataset import MultiLabelDataset
+    from mlkit.errors import ParameterError
+    from mlkit.metrics import macro
+    from mlkit.parameters import check_parameters
+    from mlkit.runs import Run
+    from mlkit.sample import ensure_sample
+    from mlkit.train import train as train_model
+
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    values = DATA_PARAMETERS | check_parameters(given_parameters(options), DATA_PARAMETERS | defaults)
+    data = {name: values.pop(name) for name in DATA_PARAMETERS}
+    if options.folds is not None:
+        if {"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2:
+            raise ParameterError(
+                f"--folds is {options.folds}; it must be at least 2, and trains every fold: leave out -p folds and -p fold"
+            )
+        values |= {"folds": options.folds, "fold": 0}
+    config = TrainConfig(**values)
+    ensure_sample(data["labels"])
+    dataset = MultiLabelDataset.from_files(image_size=config.image_size, **data)
+    print(dataset)
+    if options.folds is not None:
+        from mlkit.folds import cross_validate
+
+        name = options.name or Path(data["labels"]).absolute().parent.name or "run"
+        _print_folds(cross_validate(dataset, config, name, data, options.overwrite), name)
+        return 0
+    result = Run.create(options.name, config.parameters(**data), dataset.fingerprint, options.overwrite)
+    table = train_model(dataset, config, result)
+    columns = ["positives", "negatives", "prevalence", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
+    print(table[columns].round(3).to_string())
+    mean, judged_on = macro(table), result.read_json("metrics.json")["judged_on"]
+    print(f"{judged_on} mAP {mean.AP:.3f}, chance {mean.prevalence:.3f}; model: {shown(result / 'model.pth')}")
+    return 0
+
+
+def _print_folds(table: Any, name: str) -> None:
+    """What concerns all attributes, and the average precision of each; the file has the rest."""
+    from mlkit.intervals import MEAN
+    from mlkit.runs import outputs_root
+
+    means = table.xs(MEAN, level="attribute").drop(columns="folds")
+    print(f"\nmean over the attributes\n{means.round(3).to_string(na_rep='')}")
+    print(f"\naverage precision\n{table.loc['AP'].round(3).to_string(na_rep='')}")
+    print(f"\nall figures: {shown(outputs_root() / f'{name}-folds' / 'folds.csv')}")
