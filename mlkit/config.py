@@ -37,6 +37,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
 }
 _ABOVE_ZERO = ("learning_rate", "pos_weight_cap")
+_TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
 # Losses whose focusing weighs rare positives up already, so that "auto" leaves pos_weight out.
 _BALANCED_BY_FOCUS = ("asl", "csl", "hill")
 
@@ -120,6 +121,15 @@ class TrainConfig:
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
         _ = self.augmentation, self.settings  # check theirs
+
+    @property
+    def safe_precision(self) -> str:
+        """The precision, where "auto" is "fp32" for tiny images.
+
+        On maps of a single pixel, oneDNN's bf16 gradient of a strided convolution reads memory that it was not given, and
+        gives a NaN now and then (ResNet18 at 16 px, torch 2.14 on a CPU with AMX).
+        """
+        return "fp32" if self.precision == "auto" and self.image_size < _TINY else self.precision
 
     @property
     def augmentation(self) -> Augmentation:

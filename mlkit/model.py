@@ -1,5 +1,6 @@
 """Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`."""
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def place(model: nn.Module, device: Device) -> nn.Module:
 
 def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
     """Write a self-contained model file: state dict and plain metadata, whole or not at all."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()  # with the versions of its layers, which some networks ask for
+    for name, tensor in state.items():
+        state[name] = tensor.detach().cpu().contiguous()
     save_torch(path, {"format": FORMAT, "meta": meta, "state_dict": state})
 
 
@@ -160,7 +163,8 @@ def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, we
         state = models.vision_transformer.interpolate_embeddings(image_size, model.patch_size, state)
     head = head_name(model, backbone)
     own = model.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith(("aux", "AuxLogits", f"{head}."))}
+    versions = getattr(state, "_metadata", None)  # of layers; some networks ask for them
+    state = OrderedDict((k, v) for k, v in state.items() if not k.startswith(("aux", "AuxLogits", f"{head}.")))
     wanted = {name for name in own if not name.startswith(f"{head}.")}
     wrong = sorted(wanted ^ set(state)) or [name for name in wanted if own[name].shape != state[name].shape]
     if wrong:
@@ -168,6 +172,7 @@ def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, we
             f"{weights} does not fit {backbone}: {len(wrong)} entries are missing, unknown or of another shape, {wrong[0]} "
             "for one; give weights of this backbone"
         )
+    state._metadata = versions  # type: ignore[attr-defined]
     model.load_state_dict(state, strict=False)
 
 

@@ -40,6 +40,10 @@ class NotebookError(MlkitError):
         super().__init__(f"notebook: {notebook}\ncell:     {cell} (see {partial})\nerror:    {' '.join(reason.split())}")
 
 
+class InterruptedNotebook(NotebookError):
+    """A notebook was interrupted by the person."""
+
+
 def notebook_path(notebook: str) -> Path:
     return project_root() / "notebooks" / f"{notebook}.ipynb"
 
@@ -271,7 +275,7 @@ def execute(
         except DeadKernelError:
             raise NotebookError(run, notebook, position, "the kernel died (killed, or out of memory)") from None
         except KeyboardInterrupt:
-            raise NotebookError(run, notebook, position, "interrupted") from None
+            raise InterruptedNotebook(run, notebook, position, "interrupted") from None
         finally:
             for key, value in before.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})

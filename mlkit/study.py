@@ -115,7 +115,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, folder: Path) -
             prior = replace(config, loss="masked_bce", prior_run="", pos_weight="none")
             _train(dataset, prior, folder / "prior")
         run = _train(dataset, config, folder / "run")
-        device = choose_device(config.device, config.precision)
+        device = choose_device(config.device, config.safe_precision)
         logits = model_logits(run / "model.pth", truth, test, device)
         epochs, best = run.read_table("epochs.csv"), run.read_json("metrics.json")["best_epoch"]
     finally:

@@ -16,6 +16,7 @@ from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, batches, split_images
 from mlkit.device import Device, Stopwatch, choose_device, determinism, memory_errors
 from mlkit.duplicates import duplicate_groups
+from mlkit.errors import MlkitError
 from mlkit.labels import label_counts
 from mlkit.losses import masked_bce
 from mlkit.metrics import evaluate, macro
@@ -32,13 +33,17 @@ _CHECKPOINT_SECONDS = 20.0  # an interruption loses at most this much and one ep
 Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
 
 
-def train(
-    dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Watcher = lambda epochs: False
-) -> pd.DataFrame:
+def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Watcher | None = None) -> pd.DataFrame:
     """Train on all known cells, keep the epoch with the best validation mAP, and fill the run folder.
 
     An unfinished run goes on from its last checkpoint, and gives what an uninterrupted one would have given: all
     randomness is derived from (seed, epoch), none is carried along.
+
+    Args:
+        dataset: the data set.
+        config: the settings.
+        run: its folder.
+        watcher: may stop the training, which then ends as a whole one does.
 
     Returns:
         What the kept model is worth on the test images (where there are none, on the validation images), see
@@ -47,7 +52,7 @@ def train(
     Raises:
         MlkitError: if the device, the weights or the data cannot be used as asked, or its memory does not suffice.
     """
-    device = choose_device(config.device, config.precision)
+    device = choose_device(config.device, config.safe_precision)
     with determinism(device.device, config.deterministic), memory_errors("batch_size (or say auto) or image_size"):
         return _train(dataset, config, run, device, watcher)
 
@@ -67,13 +72,15 @@ def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
 
 def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> pd.DataFrame:
     """The learning-rate range test of a configuration, see `step.learning_rate_range`; leaves nothing behind."""
-    device = choose_device(config.device, config.precision)
+    device = choose_device(config.device, config.safe_precision)
     training = np.flatnonzero(split_dataset(dataset, config) == "train")
     with tempfile.TemporaryDirectory() as folder:
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
 
 
-def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device, watcher: Watcher) -> pd.DataFrame:
+def _train(
+    dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device, watcher: Watcher | None
+) -> pd.DataFrame:
     split = split_dataset(dataset, config)
     training, validation, test = (np.flatnonzero(split == side) for side in ("train", "validation", "test"))
     prevalence = label_counts(dataset.labels.iloc[training]).prevalence.to_numpy()
@@ -119,7 +126,7 @@ def _train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: De
 
             with step.average.applied() if step.average else nullcontext():
                 _judge_epoch(epoch, dataset, config, run, step, state, validation, prevalence, started)
-            if watcher(state.epochs):
+            if watcher and watcher(state.epochs) and epoch < config.epochs:
                 stopped = f"pruned after epoch {epoch}"
                 break
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -160,6 +167,11 @@ def _judge_epoch(
 ) -> None:
     """Validate the network as it is, write what is known of the epoch, and keep the model if it is the best so far."""
     logits, targets = step.evaluate(validation), dataset.targets[validation]
+    if not torch.isfinite(logits).all():
+        raise MlkitError(
+            f"after epoch {epoch} the network's outputs are not finite: the training has diverged; lower learning_rate, set "
+            'clip_norm to 1, or take precision "fp32"'
+        )
     table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), dataset.attributes, prevalence)
     worth = {
         "epoch": epoch,

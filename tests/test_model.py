@@ -50,6 +50,13 @@ def test_weights_that_cannot_be_downloaded_name_the_three_ways_out(tmp_path, mon
         build_model("resnet18", 3, "imagenet")
 
 
+def test_network_that_asks_for_the_version_of_its_layers_comes_back(tmp_path):
+    donor = build_model("mnasnet0_5", 3, "none")
+    save_model(tmp_path / "model.pth", donor, META | {"backbone": "mnasnet0_5"})
+    for model in (load_model(tmp_path / "model.pth")[0], build_model("mnasnet0_5", 3, str(tmp_path / "model.pth"))):
+        torch.testing.assert_close(model.layers[0].weight, donor.layers[0].weight)
+
+
 def test_weights_from_a_file_fill_the_backbone_and_leave_the_head_fresh(tmp_path):
     donor = build_model("resnet18", 5, "none")
     torch.save(donor.state_dict(), tmp_path / "weights.pth")

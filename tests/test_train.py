@@ -12,7 +12,7 @@ from mlkit import calibration
 from mlkit import train as train_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
-from mlkit.errors import ParameterError, RunError
+from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.labelfile import read_labels, write_labels
 from mlkit.labels import pos_weight, to_codes
 from mlkit.losses import LOSSES, masked_bce
@@ -336,6 +336,17 @@ def test_patience_stops_early(dataset, sample):
     metrics = run.read_json("metrics.json")
     assert len(epochs) == metrics["best_epoch"] + 2
     assert metrics["stopped"] == "no better epoch in the last 2"
+
+
+def test_diverged_training_says_so_and_what_to_do(dataset, sample):
+    with pytest.raises(MlkitError, match=r"after epoch 1 the network's outputs are not finite.*lower learning_rate"):
+        start("a", replace(CONFIG, learning_rate=1e30), dataset, sample)
+
+
+def test_tiny_images_are_never_trained_in_bf16_unless_asked():
+    assert TrainConfig(image_size=16).safe_precision == "fp32"
+    assert TrainConfig(image_size=16, precision="bf16").safe_precision == "bf16"
+    assert TrainConfig(image_size=32).safe_precision == "auto"
 
 
 def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dataset, sample):

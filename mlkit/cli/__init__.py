@@ -7,10 +7,10 @@ import argparse
 import sys
 
 import mlkit
-from mlkit.cli import bench, predict, run, study, train
+from mlkit.cli import bench, predict, run, study, train, tune
 from mlkit.errors import MlkitError
 
-COMMANDS = (run, train, study, predict, bench)
+COMMANDS = (run, train, study, tune, predict, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:

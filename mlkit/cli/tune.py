@@ -1,0 +1,108 @@
+"""`mlkit tune`: a search for better parameters."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mlkit.cli.given import data_options, given_parameters
+from mlkit.errors import MlkitError
+from mlkit.files import shown
+
+_TRIALS = 20
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "tune",
+        parents=[data_options()],
+        help="search for better parameters, by Optuna",
+        description="Search for better parameters. Called again with the same --name, it goes on, or joins the others.",
+    )
+    command.add_argument("--space", metavar="YAML", help="what varies (default: notebooks/parameters/space.yaml)")
+    command.add_argument("--trials", type=int, metavar="N", help=f"trials of the search in all (default: {_TRIALS})")
+    command.add_argument("--grid", action="store_true", help="every combination of the space instead of a search")
+    command.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="SEED",
+        help="train the best settings so far again with each of these seeds; with --grid, every combination",
+    )
+    command.add_argument("--workers", type=int, default=1, metavar="W", help="processes that run trials (default: 1)")
+    command.add_argument("--no-prune", action="store_true", help="train every trial to its end")
+    command.add_argument("--recover", nargs="?", const="", metavar="HOST", help=_RECOVER)
+    command.add_argument("--storage", metavar="URL", help="database for the trials, instead of the journal file")
+    command.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process of `--workers`
+    command.set_defaults(command=tune)
+
+
+_RECOVER = "go on with the trials of processes that were killed here (or on HOST, where nothing works any more)"
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Begin or join a search, queue what is missing, work on it, and print what was found."""
+    import os
+
+    from mlkit.tuning import STORAGE, Tuning, trials
+    from mlkit.tuning.worker import run_workers, work
+
+    if options.storage:
+        os.environ[STORAGE] = options.storage  # for the workers and their kernels too
+    if options.worker:
+        work(Tuning.open(options.name))
+        return 0
+    if options.grid and options.trials is not None:
+        raise MlkitError("--grid runs every combination, --trials is for a search; give one of them")
+    if options.workers < 1:
+        raise MlkitError(f"--workers is {options.workers}; it must be at least 1")
+    tuning = _begun(options)
+    if options.recover is not None:
+        left = tuning.abandoned(options.recover)
+        for trial in left:
+            tuning.give_back(trial)
+        print(f"queued again: {', '.join(f'trial {trial.number}' for trial in left) or 'nothing, no trial was left behind'}")
+    elif left := tuning.abandoned():
+        numbers = ", ".join(str(trial.number) for trial in left)
+        print(f"left behind by a process that was killed: trial {numbers}; --recover goes on with it")
+    if options.grid:
+        tuning.enqueue(tuning.space.grid(), options.seeds)
+    elif options.seeds:
+        tuning.enqueue([trials.best(tuning)[1]], options.seeds)
+    elif options.recover is None or options.trials is not None:
+        tuning.search(_TRIALS if options.trials is None else options.trials)
+    print(f"{tuning.waiting()} trials to run; results in {shown(tuning.folder)}")
+    try:
+        run_workers(tuning, options.workers)
+    finally:
+        _print_results(tuning)
+    return 0
+
+
+def _begun(options: argparse.Namespace) -> Any:
+    """The search that the options name; begun where it is not there yet, or where they say with what."""
+    from mlkit.runs import outputs_root
+    from mlkit.tuning import Tuning
+    from mlkit.tuning.setup import SPACE, set_up
+
+    said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
+    name = options.name or (Path(options.labels).absolute().parent.name if options.labels else "sample") + "-tune"
+    if not said and (outputs_root() / name / "tuning.json").exists():
+        return Tuning.open(name)
+    return set_up(name, given_parameters(options), options.space or SPACE, not options.no_prune)
+
+
+def _print_results(tuning: Any) -> None:
+    from mlkit.tuning import trials
+
+    table = trials.trials(tuning)
+    counts = ", ".join(f"{count} {state}" for state, count in table.state.value_counts().items())
+    print(f"\n{len(table)} trials: {counts}")
+    best = trials.ranking(table, tuning)
+    if best.empty:
+        return
+    print(f"\nbest settings by validation mAP\n{best.head(5).to_string(index=False, float_format='{:.4g}'.format)}")
+    if best.seeds[0] == 1:
+        print("one seed each, luck has a part in it: `--seeds 1 2 3` trains the best again with others")
+    print(f"\nuse them: mlkit run -f {shown(trials.write_best(tuning))} --name {tuning.name}-best")

@@ -1,0 +1,45 @@
+"""The beginning of a search: parameters, space and data are checked before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mlkit.config import TrainConfig
+from mlkit.dataset import MultiLabelDataset
+from mlkit.parameters import check_parameters
+from mlkit.pipeline import TRAINING, known_parameters
+from mlkit.progress import say
+from mlkit.sample import ensure_sample
+from mlkit.tuning import Tuning
+from mlkit.tuning.space import Space
+
+SPACE = "notebooks/parameters/space.yaml"
+_DATA = ("images", "labels", "minus_one", "strict")
+
+
+def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune: bool = True) -> Tuning:
+    """Begin a search, or join it where it was begun. Also builds the pixel cache, before several processes want it.
+
+    Args:
+        name: of its folder below `outputs`.
+        given: parameters of notebook 02; the others have its defaults.
+        space: YAML file of what varies, see `Space`.
+        prune: see `Tuning`.
+
+    Raises:
+        MlkitError: if a parameter, the space or the data are not as they should be, or the folder holds something else.
+    """
+    own = [field.name for field in fields(TrainConfig)]
+    standard = {key: value for key, value in known_parameters(TRAINING).items() if key in {*own, *_DATA}}
+    values = standard | check_parameters(given, standard)
+    config = {key: values[key] for key in own}
+    checked = Space.read(space, config)
+    ensure_sample(values["labels"])
+    dataset = MultiLabelDataset.from_files(
+        image_size=TrainConfig(**config).image_size, **{key: values[key] for key in _DATA}
+    )
+    say(str(dataset))
+    tuning = Tuning(name, values, checked, dataset.fingerprint, prune=prune)
+    tuning.begin()
+    return tuning

@@ -1,0 +1,99 @@
+"""The trials of a search as tables, and what they teach."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from mlkit.errors import ParameterError
+from mlkit.files import atomic
+from mlkit.tuning import Tuning, marks_of, values_of
+
+_FEWEST = 4  # finished trials that say something about importance
+
+
+def trials(tuning: Tuning) -> pd.DataFrame:
+    """All trials; also written to trials.csv.
+
+    Returns:
+        Index trial (number); columns state, mAP (best validation mAP), test_mAP, the parameters that vary, seed, epochs,
+        seconds, run, error.
+    """
+    rows = []
+    for trial in tuning.study().get_trials(deepcopy=False):
+        run, values = tuning.run(trial), values_of(trial)
+        finished = run.finished and trial.state.name in ("COMPLETE", "PRUNED")
+        facts: dict[str, Any] = run.read_json("metrics.json") if finished else {}
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "mAP": max(trial.intermediate_values.values(), default=None),
+                "test_mAP": facts["mean"]["AP"] if facts.get("judged_on") == "test" else None,
+                **{name: values.get(name) for name in tuning.space.ranges},
+                "seed": {**tuning.parameters, **values, **marks_of(trial)}.get("seed", 0),
+                "epochs": facts.get("epochs"),
+                "seconds": facts.get("seconds"),
+                "run": run.name if finished else "",
+                "error": trial.user_attrs.get("error", ""),
+            }
+        )
+    columns = ["trial", "state", "mAP", "test_mAP", *tuning.space.ranges, "seed", "epochs", "seconds", "run", "error"]
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).set_index("trial")
+    with atomic(tuning.folder / "trials.csv") as temporary:
+        table.to_csv(temporary)
+    return table
+
+
+def ranking(table: pd.DataFrame, tuning: Tuning) -> pd.DataFrame:
+    """The settings that were tried to the end, best first.
+
+    Args:
+        table: of `trials`.
+        tuning: the search.
+
+    Returns:
+        The parameters that vary, then mAP (validation, mean over the seeds), seeds (how many), trial (the first of them).
+    """
+    names = [name for name in tuning.space.ranges if name != "seed"]
+    whole = table[table.state == "complete"].reset_index()
+    groups = whole.groupby(names or ["state"], sort=False, dropna=False)
+    means = groups.agg(mAP=("mAP", "mean"), seeds=("seed", "nunique"), trial=("trial", "first")).reset_index()
+    return means.sort_values("mAP", ascending=False, kind="stable", ignore_index=True)[[*names, "mAP", "seeds", "trial"]]
+
+
+def best(tuning: Tuning) -> tuple[int, dict[str, Any]]:
+    """First trial and values of the settings with the highest validation mAP, the mean over seeds where there are several.
+
+    Raises:
+        ParameterError: if no trial was finished.
+    """
+    table = ranking(trials(tuning), tuning)
+    if table.empty:
+        raise ParameterError(f"{tuning.name} has no finished trial yet; search first, with --trials")
+    number = int(table.trial[0])
+    values = values_of(tuning.study().get_trials(deepcopy=False)[number])
+    return number, {name: value for name, value in values.items() if name != "seed"}
+
+
+def write_best(tuning: Tuning) -> Path:
+    """Write best.yaml, all parameters with those that vary at their best, for `mlkit run -f`."""
+    path = tuning.folder / "best.yaml"
+    text = yaml.safe_dump(tuning.parameters | best(tuning)[1], sort_keys=False, allow_unicode=True)
+    with atomic(path) as temporary:
+        temporary.write_text(f"# The best settings of the search {tuning.name}.\n{text}", encoding="utf-8")
+    return path
+
+
+def importance(tuning: Tuning) -> pd.Series:
+    """How much each parameter decides whether a trial is among the best, by PED-ANOVA (Watanabe et al. 2023); sum 1.
+
+    Only finished trials count; empty where there are too few.
+    """
+    from optuna.importance import get_param_importances
+
+    study = tuning.study()
+    if sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)) < _FEWEST:
+        return pd.Series(dtype=float)
+    return pd.Series(get_param_importances(study))
