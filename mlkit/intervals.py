@@ -7,7 +7,7 @@ Percentile intervals know only the images at hand: below some twenty known cells
 that is perfect on these images gets no width at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -92,6 +92,34 @@ def compare(
     above = np.where(defined > 0, (draws > 0).sum(axis=0) / np.maximum(defined, 1), np.nan)
     table.insert(3, "above_0", above.ravel())
     return table
+
+
+def mean_ap_draws(
+    predictions: Sequence[np.ndarray],
+    targets: np.ndarray,
+    attributes: list[str],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """mAP of many prediction sets on the same images, all judged on the same resamples.
+
+    Any difference between sets then has an interval: the quantiles of the same difference of the draws.
+
+    Args:
+        predictions: one (images, attributes) array of probabilities each.
+        targets, attributes, resamples, seed: as for `bootstrap`.
+
+    Returns:
+        mAP (sets,) on the data itself, and draws (resamples, sets); NaN where no attribute has both classes.
+    """
+    weighted = [WeightedFigures(p, targets, attributes, DEFAULT_THRESHOLD) for p in predictions]
+    column = FIGURES.index("AP")
+
+    def means(weights: np.ndarray) -> np.ndarray:
+        return np.stack([one(weights)[:, column, -1] for one in weighted], axis=1)
+
+    draws = [means(counts) for counts in _resamples(len(targets), resamples, seed)]
+    return means(np.ones((1, len(targets))))[0], np.concatenate(draws)
 
 
 def _resamples(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -53,10 +53,18 @@ class Judged:
     prevalence: np.ndarray
 
     @classmethod
-    def read(cls, run: Run) -> "Judged":
-        """Read the predictions of a finished run. Raises RunError if it is not finished."""
+    def read(cls, run: Run, split: str = "") -> "Judged":
+        """Read the predictions of a finished run, for the images that judge it or (`split`) for "validation", say.
+
+        Raises:
+            RunError: if it is not finished, or was made before runs had all that is needed here.
+        """
         facts, table = run.read_json("metrics.json"), run.read_table("predictions.csv")
-        attributes, split = list(facts["attributes"]), str(facts["judged_on"])
+        if lacking := [key for key in ("judged_on", "attributes", "training_prevalence") if key not in facts]:
+            raise RunError(
+                f"{shown(run / 'metrics.json')} lacks {', '.join(lacking)}: the run is of an older mlkit; train it again"
+            )
+        attributes, split = list(facts["attributes"]), split or str(facts["judged_on"])
         table = table[table.split == split]
         images = list(table.image.unique())
         columns = table.set_index(["image", "attribute"])[["logit", "probability", "target"]].unstack("attribute")
@@ -211,10 +219,10 @@ def missingness(judged: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows, pd.Index(judged.attributes, name="attribute"), columns)
 
 
-def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
-    """Two runs on the images that judge both, the labels of the first judging both, and a sentence on what was matched.
+def align(first: Judged, second: Judged) -> tuple[Judged, Judged]:
+    """Two runs on the images that judge both, matched by name, with the attributes in the order of the first.
 
-    Images are matched by name. An image that judges both was trained on by neither.
+    An image that judges both was trained on by neither.
 
     Raises:
         RunError: if the runs have other attributes, or no image in common.
@@ -231,7 +239,7 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
             f"{first.run} ({first.split}) and {second.run} ({second.split}) share none of the images that judge them; train "
             "one again with the other's data, split_seed, validation_fraction, test_fraction, folds and fold"
         )
-    one, two = first.only(images), second.only(images)
+    two = second.only(images)
     order = [second.attributes.index(name) for name in first.attributes]
     two = replace(
         two,
@@ -242,16 +250,32 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
         thresholds=two.thresholds[order],
         prevalence=two.prevalence[order],
     )
-    note = f"{len(images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run})."
+    return first.only(images), two
+
+
+def remarks(one: Judged, two: Judged) -> list[str]:
+    """Sentences on what makes a comparison of two runs, as `align` gives them, less than plain."""
+    sentences = []
     if relabelled := int((one.targets != two.targets).sum()):
-        note += f" The labels differ in {relabelled} cells; those of {first.run} judge both."
-    folders = [resolve(judged.run.config()["parameters"]["images"]) for judged in (first, second)]
+        sentences.append(f"The labels differ in {relabelled} cells; those of {one.run} judge both.")
+    folders = [resolve(judged.run.config()["parameters"]["images"]) for judged in (one, two)]
     if folders[0] != folders[1]:
-        note += f" The images come from {shown(folders[0])} and {shown(folders[1])}, matched by name."
-    for judged in (first, second):
+        sentences.append(f"The images come from {shown(folders[0])} and {shown(folders[1])}, matched by name.")
+    for judged in (one, two):
         if judged.split != "test":
-            note += f" {judged.run} has no test images: these chose its epoch and thresholds, which flatters it."
-    return one, replace(two, targets=one.targets), note
+            sentences.append(f"{judged.run} has no test images: these chose its epoch and thresholds, which flatters it.")
+    return sentences
+
+
+def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
+    """Two runs on the images that judge both, the labels of the first judging both, and a sentence on what was matched.
+
+    Raises:
+        RunError: if the runs have other attributes, or no image in common.
+    """
+    one, two = align(first, second)
+    note = f"{len(one.images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run})."
+    return one, replace(two, targets=one.targets), " ".join([note, *remarks(one, two)])
 
 
 def compare(first: Judged, second: Judged, resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:

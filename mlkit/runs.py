@@ -106,6 +106,11 @@ class Run:
         return self.path.name
 
     @property
+    def title(self) -> str:
+        """Its name where that is enough to find it, else its path: two folders elsewhere may have one name."""
+        return self.name if self.path.parent == outputs_root() else str(self)
+
+    @property
     def finished(self) -> bool:
         return (self.path / "metrics.json").exists()
 
@@ -172,21 +177,25 @@ def list_runs() -> list[Run]:
     return [Run(outputs_root() / name) for _, name in sorted(dated)]
 
 
-def find_runs(patterns: Sequence[str] = ()) -> list[Run]:
+def find_runs(patterns: Sequence[str] = (), unfinished: bool = False) -> list[Run]:
     """Finished runs: those named, or matched by a pattern (`mine-*`), in that order; all, oldest first, without any.
 
+    Args:
+        patterns: names, patterns, paths.
+        unfinished: find unfinished runs as well.
+
     Raises:
-        RunError: if a name is no finished run, or nothing matches a pattern.
+        RunError: if a name is no (finished) run, or nothing matches a pattern.
     """
-    finished = [run for run in list_runs() if run.finished]
+    known = [run for run in list_runs() if unfinished or run.finished]
     if not patterns:
-        return finished
+        return known
     found: dict[Path, Run] = {}
     for pattern in patterns:
-        matches = [run for run in finished if fnmatch.fnmatchcase(run.name, pattern)]
+        matches = [run for run in known if fnmatch.fnmatchcase(run.name, pattern)]
         if not matches:  # a path, or an error that says what is wrong
             run = Run.open(pattern)
-            if not run.finished:
+            if not (unfinished or run.finished):
                 raise RunError(f"{run} is not finished; go on with its training, or leave it out")
             matches = [run]
         found |= {run.path: run for run in matches}

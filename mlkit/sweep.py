@@ -1,12 +1,15 @@
 """Several trainings on one data set, each a run of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
+from mlkit.files import project_root
+from mlkit.parameters import read_parameters
 from mlkit.progress import say
 from mlkit.runs import Run, outputs_root
+from mlkit.sample import ensure_sample
 from mlkit.train import train
 
 
@@ -36,6 +39,21 @@ def train_all(
             train(dataset, config, Run.create(name, parameters, dataset.fingerprint, overwrite))
         runs.append(run)
     return runs
+
+
+def train_examples(backbones: Sequence[str], image_size: int, epochs: int) -> list[Run]:
+    """Small trainings on the sample data, `example-BACKBONE`, with the settings of sample.yaml but for these three.
+
+    Raises:
+        RunError: if a folder holds another run.
+    """
+    given = read_parameters(project_root() / "notebooks" / "parameters" / "sample.yaml")
+    data = {name: given.pop(name) for name in ("images", "labels")}
+    ensure_sample(data["labels"])
+    dataset = MultiLabelDataset.from_files(**data, image_size=image_size)
+    size = {"image_size": image_size, "epochs": epochs}
+    configs = {f"example-{backbone}": TrainConfig(**(given | size), backbone=backbone) for backbone in backbones}
+    return train_all(dataset, configs, data | {"minus_one": "error", "strict": False})
 
 
 def _is_done(run: Run, parameters: dict[str, Any], fingerprint: str) -> bool:
