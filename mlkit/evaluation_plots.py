@@ -169,7 +169,7 @@ def intervals(
     errors = np.abs(np.stack([table.value - table.low, table.high - table.value]))
     ax.errorbar(table.value, position, xerr=errors, fmt="o", color=YES, capsize=3, label="value and interval")
     ax.plot(levels, position, "|", color=NO, markersize=11, markeredgewidth=2.5, label="chance level")
-    if head is not None:
+    if head is not None and head.notna().any():
         ax.plot(head.reindex(table.index), position, "x", color="#555555", markersize=6, label="linear head")
     for y, (value, low, high) in zip(position, table[["value", "low", "high"]].to_numpy(), strict=True):
         text = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else "lacks a class"

@@ -1,13 +1,19 @@
-"""Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`."""
+"""Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`.
+
+Several networks together are an `Ensemble`, a network as well.
+"""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from mlkit.calibration import Calibration
 from mlkit.device import Device
 from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
@@ -37,6 +43,30 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
         _load_backbone(model, state, backbone, weights, image_size)
     _replace_head(model, backbone, num_attributes)
     return model
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: the mean of their calibrated logits.
+
+    Losses and weights of positives shift and stretch logits; calibration puts all members on the scale of log-odds, where a
+    mean makes sense.
+
+    Args:
+        members: networks of the same attributes.
+        calibrations: of each.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], calibrations: Sequence[Calibration]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        slope, bias = (np.stack([getattr(one, name) for one in calibrations])[:, None] for name in ("slope", "bias"))
+        self.slope = nn.Buffer(torch.tensor(slope, dtype=torch.float32))  # (members, 1, attributes)
+        self.bias = nn.Buffer(torch.tensor(bias, dtype=torch.float32))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Float32 logits (batch, attributes) of images (batch, 3, H, W), under autocast too."""
+        logits = torch.stack([member(inputs).float() for member in self.members])
+        return (self.slope * logits + self.bias).mean(dim=0)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
@@ -85,7 +115,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     meta = content["meta"]
     if content.get("format") != FORMAT:
         raise WeightsError(f"{shown(path)} has model format {content.get('format')}, this mlkit reads {FORMAT}")
-    model = build_model(meta["backbone"], len(meta["attributes"]), "none", meta["image_size"])
+    parts = meta.get("members", [meta])
+    networks = [build_model(part["backbone"], len(meta["attributes"]), "none", meta["image_size"]) for part in parts]
+    model = networks[0]
+    if "members" in meta:
+        model = Ensemble(networks, [Calibration.from_dict(part["calibration"]) for part in parts])
     model.load_state_dict(content["state_dict"])
     return model.eval(), meta
 
@@ -152,6 +186,11 @@ def _imagenet_state(backbone: str) -> dict[str, Tensor]:
 def _file_state(weights: str) -> dict[str, Tensor]:
     content = load_torch(resolve(weights))
     if isinstance(content, dict) and "state_dict" in content:
+        if members := content.get("meta", {}).get("members"):
+            names = ", ".join(member["run"] for member in members)
+            raise WeightsError(
+                f"{weights} is an ensemble of several networks; give the model.pth of one of its runs: {names}"
+            )
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{weights} holds no state dict; give one of the same backbone, or a model.pth of mlkit")

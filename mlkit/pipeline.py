@@ -108,6 +108,8 @@ def run_notebooks(
     digests = _digests(known, given)
     trains = TRAINING in chosen
     run = _run_folder(name, digests, given, trains, overwrite or (asked and trains))
+    if trains and run.members and not overwrite:
+        raise RunError(f"{run} is an ensemble, there is nothing to train; give another --name, or --overwrite to replace it")
     manifest = _Manifest(run)
     manifest.parameters = given
     for number, notebook in enumerate(chosen, 1):

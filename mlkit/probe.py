@@ -97,11 +97,15 @@ def linear_head(run: Run) -> pd.DataFrame:
     Computed once and kept in the run folder as `linear_head.csv`. It learns from the run's training images.
 
     Returns:
-        See `metrics.evaluate`, by attribute.
+        See `metrics.evaluate`, by attribute. An ensemble has no starting weights of its own: its AP is NaN, look at its
+        members'.
 
     Raises:
         RunError: if the run is not finished. MlkitError: if its data or weights are not there any more.
     """
+    if run.members:
+        attributes = pd.Index(run.read_json("metrics.json")["attributes"], name="attribute")
+        return pd.DataFrame({"AP": np.nan}, attributes)
     if not (run / "linear_head.csv").exists():
         settings, judged_on = run.config()["parameters"], run.read_json("metrics.json")["judged_on"]
         dataset = MultiLabelDataset.from_files(

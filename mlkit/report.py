@@ -40,6 +40,7 @@ class Judged:
         targets: int8 (images, attributes) of 1, 0 and -1 for unknown.
         thresholds: (attributes,), chosen on the validation images.
         prevalence: (attributes,), share of positives among the known training cells; 0.5 where there were none.
+        judging: of an ensemble, which of its members had a say on which images, in words.
     """
 
     run: Run
@@ -51,6 +52,7 @@ class Judged:
     targets: np.ndarray
     thresholds: np.ndarray
     prevalence: np.ndarray
+    judging: str = ""
 
     @classmethod
     def read(cls, run: Run, split: str = "") -> "Judged":
@@ -67,10 +69,10 @@ class Judged:
         attributes, split = list(facts["attributes"]), split or str(facts["judged_on"])
         table = table[table.split == split]
         images = list(table.image.unique())
-        columns = table.set_index(["image", "attribute"])[["logit", "probability", "target"]].unstack("attribute")
-        columns = columns.reindex(images)
+        columns = table.pivot(index="image", columns="attribute", values=["logit", "probability", "target"])
         logits, probabilities, targets = (
-            columns[name][attributes].to_numpy(np.float64).copy() for name in ("logit", "probability", "target")
+            columns.reindex(index=images, columns=[(name, a) for a in attributes]).to_numpy(np.float64).copy()
+            for name in ("logit", "probability", "target")
         )
         return cls(
             run=run,
@@ -82,11 +84,13 @@ class Judged:
             targets=np.where(np.isnan(targets), -1, targets).astype(np.int8),
             thresholds=np.array([row["threshold"] for row in facts["attributes"].values()], np.float64),
             prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
+            judging=facts.get("judging", ""),
         )
 
     def __str__(self) -> str:
         known = int((self.targets >= 0).sum())
         text = f"{self.run}: {len(self.images)} {self.split} images, {known} of {self.targets.size} cells known"
+        text += f"\n{self.judging}" if self.judging else ""
         if self.split != "test":
             text += (
                 "\nThe run has no test images: these chose the best epoch, the calibration and the thresholds, and all "

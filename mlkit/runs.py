@@ -7,6 +7,7 @@ outputs/<run>/
     epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
     metrics.json      written last: a run that has it is finished
     predictions.csv   validation and test images: attribute, target, logit, probability
+    members.csv       of an ensemble: its members beside it; split.csv, history.csv and epochs.csv are those of its members
     evaluation.csv    each attribute's figures with intervals and baselines, by notebook 05
     model.pth         the best epoch's model
     last.pt           only while training is unfinished: training goes on from it
@@ -57,7 +58,7 @@ class Run:
         Raises:
             RunError: if the folder holds a finished run, or an unfinished one with other parameters.
         """
-        run = cls(_folder(name) if name else _new_folder())
+        run = cls(folder_of(name) if name else _new_folder())
         if overwrite and (run.path / "config.json").exists():  # else it is no run, and perhaps somebody's data
             run._clear()
         if (run.path / "config.json").exists():
@@ -95,7 +96,7 @@ class Run:
             if not runs:
                 raise RunError(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
             return runs[-1]
-        path = _folder(str(name))
+        path = folder_of(str(name))
         if not (path / "config.json").is_file():
             known = ", ".join(run.name for run in list_runs()) or "none"
             raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {known}")
@@ -113,6 +114,13 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "metrics.json").exists()
+
+    @property
+    def members(self) -> list[str]:
+        """Of an ensemble, the runs that it was made of; empty for a training."""
+        if not (self.path / "config.json").is_file():
+            return []
+        return list(self.config()["parameters"].get("members", []))
 
     def __truediv__(self, file: str) -> Path:
         """Path of a file in the run folder."""
@@ -138,9 +146,9 @@ class Run:
 
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
-        split = self.read_table("split.csv")
+        split = self.read_table("predictions.csv" if self.members else "split.csv")  # members may be split each in its way
         folder = resolve(self.config()["parameters"]["images"])
-        return [folder / image for image in split.image[split.split == "validation"]]
+        return [folder / image for image in split.image[split.split == "validation"].unique()]
 
     def write_json(self, file: str, value: Any) -> None:
         write_json(self.path / file, value)
@@ -153,6 +161,8 @@ class Run:
     def _existing(self, file: str) -> Path:
         path = self.path / file
         if not path.is_file():
+            if members := self.members:
+                raise RunError(f"{self} is an ensemble and has no {file}; ask for one of its members: {', '.join(members)}")
             raise RunError(
                 f"{shown(path)} is missing; the run has not come so far: run notebook 02 (or `mlkit train`) on it"
             )
@@ -215,6 +225,6 @@ def _new_folder() -> Path:
             path = path.with_name(f"{stamp}-{number}")
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
     """`outputs/<name>` for a plain name, the folder itself for a path."""
     return outputs_root() / name if Path(name).name == name and name not in (".", "..") else resolve(name)

@@ -95,6 +95,10 @@ def test_intervals_mark_chance_of_attributes_that_have_a_value(ax):
     np.testing.assert_allclose(ends, [[0.8, 0.95], [0.2, 0.6], [0.5, 0.8]])
     marks = next(line for line in ax.lines if line.get_label() == "chance level")
     np.testing.assert_allclose(marks.get_xdata(), [0.5, nan, 0.1, 0.3])
+    for head, shown in ((pd.Series({"a": 0.7}), True), (pd.Series({"a": nan}), False)):  # an ensemble has no linear head
+        ax.clear()
+        plots.intervals(pd.DataFrame(columns, index=index), chance, ax, head=head)
+        assert ("linear head" in [line.get_label() for line in ax.lines]) == shown
     assert [text.get_text() for text in ax.texts] == [
         "0.90 [0.80, 0.95]",
         "lacks a class",

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 from torchvision import models
 
+from mlkit.calibration import from_pos_weight
 from mlkit.device import choose_device
 from mlkit.errors import ParameterError, WeightsError
-from mlkit.model import build_model, compute_logits, load_model, normalise, place, save_model
+from mlkit.model import Ensemble, build_model, compute_logits, load_model, normalise, place, save_model
 
 META = {"backbone": "resnet18", "image_size": 32, "attributes": ["a", "b", "c"]}
 
@@ -79,6 +80,21 @@ def test_model_file_gives_the_same_network_and_metadata_back(tmp_path):
     assert meta == META
     with torch.inference_mode():
         assert torch.equal(loaded(images), model(images))
+
+
+def test_file_of_an_ensemble_rebuilds_networks_of_different_kinds(tmp_path):
+    names = ["resnet18", "mobilenet_v3_small"]
+    networks = [build_model(name, 3, "none", 32) for name in names]
+    calibrations = [from_pos_weight(META["attributes"], weight) for weight in (2.0, 5.0)]
+    members = [{"backbone": name, "calibration": one.to_dict()} for name, one in zip(names, calibrations, strict=True)]
+    model = Ensemble(networks, calibrations).eval()
+    save_model(tmp_path / "model.pth", model, META | {"backbone": "ensemble", "members": members})
+    loaded, _ = load_model(tmp_path / "model.pth")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        first, second = (network(images) for network in networks)
+        assert torch.equal(loaded(images), model(images))
+        torch.testing.assert_close(model(images), (first + second) / 2 - torch.tensor([2.0, 5.0]).log().mean())
 
 
 def test_file_that_would_execute_code_is_refused(tmp_path):
