@@ -104,7 +104,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "img/s": [_number(value, ",.0f" if value >= 100 else ".3g") for value in table.img_per_s],
         "size": [_number(value / 1e6, ".1f", " M") for value in table.parameters.astype(float)],
         "ran on": [device_text(text) for text in table.ran_on],
-        "state": list(table.state),
+        "state": [shorten(state, 3 * _WIDEST) for state in table.state],
     }
     if not table.judged_on.dropna().eq("test").all():
         facts = {"mAP" if name == "test mAP" else name: column for name, column in facts.items()}

@@ -268,7 +268,13 @@ def execute(
                 execution_timeout=timeout,
                 store_widget_state=False,
                 on_cell_start=mark,
-                config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+                config=Config(
+                    {
+                        "KernelManager": {"transport_encryption": "auto"},
+                        # a kernel that is shut down may say "KeyboardInterrupt", which alarms and means nothing
+                        "NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]},
+                    }
+                ),
             )
         except PapermillExecutionError as error:
             raise NotebookError(run, notebook, error.cell_index + 1, f"{error.ename}: {error.evalue}") from None

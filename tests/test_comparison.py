@@ -159,13 +159,11 @@ def test_command_lists_all_runs_or_those_asked_for(capsys, monkeypatch):
     assert "no run in" in runs_printed(capsys)
     make_run("tune-1"), make_run("tune-2", learning_rate=0.01), Run.create("other", SETTINGS, "data")
     lines = runs_printed(capsys).splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["tune-1", "tune-2", "other"]
-    assert "unfinished" in lines[4]
-    assert lines[-1] == "judged on test; ran on cpu bf16"
+    assert [line.split()[0] for line in lines[1:]] == ["tune-1", "tune-2", "other"]
+    assert "learning_rate" in lines[0]
+    assert lines[3].endswith("unfinished")
     printed = runs_printed(capsys, "tune-*")
     assert "other" not in printed
-    assert "all finished" in printed
-    assert printed.split()[0] == "learning_", "a long name is broken in two"
     assert main(["runs", "gone"]) == 2
     assert "known runs: tune-1, tune-2, other" in capsys.readouterr().err
 
@@ -180,8 +178,8 @@ def test_many_runs_that_differ_in_much_fit_the_terminal_and_nothing_is_lost(widt
     lines = runs_printed(capsys).splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    assert all(f"number_{j}" in text.replace("parameter_\n", "") for j in range(9))
-    assert "stopped e" in text
+    assert all(f"parameter_number_{j}" in text for j in range(9))
+    assert "stopped early: no better epoch" in text
 
 
 def test_csv_holds_everything_whole(tmp_path, capsys):
