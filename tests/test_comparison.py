@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mlkit import comparison_plots as plots
 from mlkit import intervals, sweep
 from mlkit.cli import main
-from mlkit.comparison import Comparison, choose_runs, results_folder
-from mlkit.conclusion import answer, architectures
+from mlkit.comparison import plots
+from mlkit.comparison.conclusion import answer, architectures
+from mlkit.comparison.effects import effects, seed_deviation
+from mlkit.comparison.overview import FACTS, overview, readable, shorten
+from mlkit.comparison.ranking import Comparison, choose_runs, results_folder
 from mlkit.config import TrainConfig
-from mlkit.effects import effects, seed_deviation
 from mlkit.errors import RunError
-from mlkit.overview import FACTS, overview, readable, shorten
 from mlkit.report import Judged
 from mlkit.runs import Run, list_runs
 

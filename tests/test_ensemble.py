@@ -17,6 +17,7 @@ from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.device import choose_device
 from mlkit.ensemble import build_ensemble
+from mlkit.ensemble.votes import ENOUGH, Votes
 from mlkit.errors import ParameterError, RunError, WeightsError
 from mlkit.folds import cross_validate
 from mlkit.intervals import MEAN
@@ -27,7 +28,6 @@ from mlkit.report import Judged
 from mlkit.runs import Run, find_runs
 from mlkit.step import model_logits
 from mlkit.sweep import train_all
-from mlkit.votes import ENOUGH, Votes
 
 NAMES = ["sleeves", "plain", "long", "bag"]
 

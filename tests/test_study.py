@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlkit import cli, plots
+from mlkit import cli
 from mlkit import study as study_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError, RunError
-from mlkit.findings import BASELINE, FULL, advice, differences, overall, t_interval
-from mlkit.grid import Cell, Study
-from mlkit.hiding import MECHANISMS, hide
 from mlkit.labels import from_codes, to_codes
 from mlkit.runs import outputs_root
-from mlkit.study import run_study, split_and_hide
+from mlkit.study import plots, run_study, split_and_hide
+from mlkit.study.findings import BASELINE, FULL, advice, differences, overall, t_interval
+from mlkit.study.grid import Cell, Study
+from mlkit.study.hiding import MECHANISMS, hide
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -307,7 +307,7 @@ def test_advice_says_when_nothing_was_found_or_asked():
 def test_figure_has_a_line_per_method_the_reference_and_intervals():
     figure, ax = plt.subplots()
     table = results({name: 0.01 * i for i, name in enumerate(["asl", "csl", "hill", "ll_r", "ll_ct", "partial_bce"])})
-    plots.study(table, ax)
+    plots.methods(table, ax)
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names[0] == "masked_bce, all known"
     assert set(names[1:]) == set(table.method)
@@ -317,7 +317,7 @@ def test_figure_has_a_line_per_method_the_reference_and_intervals():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["10%", "50%"]
     assert len(ax.collections) >= 7
     ax.clear()
-    plots.study(results({"asl": 0.1}, seeds=1), ax)  # no interval, and no warning
+    plots.methods(results({"asl": 0.1}, seeds=1), ax)  # no interval, and no warning
     with pytest.raises(ValueError, match="one mechanism at a time"):
-        plots.study(pd.concat([table, table.assign(mechanism="blocks")]), ax)
+        plots.methods(pd.concat([table, table.assign(mechanism="blocks")]), ax)
     plt.close(figure)

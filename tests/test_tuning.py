@@ -18,12 +18,12 @@ from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.runs import Run
 from mlkit.tuning import STORAGE, Tuning
 from mlkit.tuning import worker as worker_module
+from mlkit.tuning.plots import history, slices
+from mlkit.tuning.plots import importance as importance_plot
 from mlkit.tuning.pruning import reporter
 from mlkit.tuning.space import Space
 from mlkit.tuning.trials import best, importance, ranking, trials, write_best
 from mlkit.tuning.worker import run_workers, work
-from mlkit.tuning_plots import history, slices
-from mlkit.tuning_plots import importance as importance_plot
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

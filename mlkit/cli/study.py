@@ -19,11 +19,11 @@ def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
     from mlkit.config import TrainConfig
     from mlkit.dataset import MultiLabelDataset
-    from mlkit.findings import advice, differences
-    from mlkit.grid import Study
     from mlkit.parameters import check_parameters
     from mlkit.sample import FOLDER, ensure_sample
     from mlkit.study import run_study
+    from mlkit.study.findings import advice, differences
+    from mlkit.study.grid import Study
 
     where = {**DATA_PARAMETERS, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
     training = {field.name: field.default for field in dataclasses.fields(TrainConfig)}

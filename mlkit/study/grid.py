@@ -8,9 +8,9 @@ import pandas as pd
 import mlkit
 from mlkit.config import TrainConfig
 from mlkit.errors import ParameterError, nearest
-from mlkit.findings import BASELINE, FULL
-from mlkit.hiding import MECHANISMS, hide
 from mlkit.losses import LOSSES
+from mlkit.study.findings import BASELINE, FULL
+from mlkit.study.hiding import MECHANISMS, hide
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import nn
 
 import mlkit
 from mlkit.calibration import Calibration
+from mlkit.ensemble.votes import Votes
 from mlkit.errors import ParameterError, RunError
 from mlkit.files import shown
 from mlkit.model import Ensemble, load_model
 from mlkit.runs import Run, folder_of, outputs_root
 from mlkit.verdict import judge
-from mlkit.votes import Votes
 
 
 def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False) -> Run:

@@ -31,13 +31,13 @@ from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.device import choose_device
 from mlkit.errors import RunError
 from mlkit.files import atomic, shown, write_json
-from mlkit.findings import FULL
-from mlkit.grid import Cell, Study
-from mlkit.hiding import hide
 from mlkit.metrics import evaluate, macro
 from mlkit.progress import bar, say
 from mlkit.runs import Run, outputs_root
 from mlkit.step import model_logits
+from mlkit.study.findings import FULL
+from mlkit.study.grid import Cell, Study
+from mlkit.study.hiding import hide
 from mlkit.train import train
 
 _WAIT_SECONDS = 0.5  # between looks at cells that another process works on

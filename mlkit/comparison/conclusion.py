@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from mlkit.comparison import Comparison
-from mlkit.overview import device_text
+from mlkit.comparison.overview import device_text
+from mlkit.comparison.ranking import Comparison
 
 
 def answer(table: pd.DataFrame, moved: pd.DataFrame) -> str:

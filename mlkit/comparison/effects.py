@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlkit.comparison import Comparison
-from mlkit.overview import DATA, key, shorten, written
+from mlkit.comparison.overview import DATA, key, shorten, written
+from mlkit.comparison.ranking import Comparison
 
 _MANY = 6  # values of a number, above which its halves are compared instead of each value
 _NAMED = 3  # confounders

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from mlkit.comparison.overview import overview, settings
 from mlkit.errors import RunError
 from mlkit.intervals import mean_ap_draws
-from mlkit.overview import overview, settings
 from mlkit.report import Judged, align, remarks
 from mlkit.runs import Run, find_runs, outputs_root
 
