@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from mlkit.cli import main
 from mlkit.config import TrainConfig
 from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.runs import Run
@@ -392,6 +393,37 @@ def wait_for(condition, seconds=120):
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.2)
     return found
+
+
+def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatch, capsys, tmp_path):
+    def in_this_process(tuning, workers):
+        work(tuning)
+
+    monkeypatch.setattr(worker_module, "run_workers", in_this_process)
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "--name", "s"]
+    small = ["-p", "image_size", "16", "-p", "weights", "none"]
+    assert main(["tune", *data, *small, "--trials", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 trials to run" in printed
+    assert "3 trials: 3 complete" in printed
+    assert "use them: mlkit run -f" in printed
+    assert played[0][1]["learning_rate"] == 0.001, "of seed.yaml"
+    assert main(["tune", "--name", "s"]) == 0
+    assert "0 trials to run" in capsys.readouterr().out, "who joins asks for nothing new"
+    assert main(["tune", "--name", "s", "--seeds", "7", "8"]) == 0
+    assert [parameters["seed"] for _, parameters in played] == [0, 0, 0, 7, 8]
+    assert main(["tune", "--name", "s", "--recover"]) == 0
+    assert "nothing, no trial was left behind" in capsys.readouterr().out
+    for wrong, message in (
+        (["--name", "s", "-p", "epochs", "3"], "holds a search with other"),
+        (["--name", "s", "--grid", "--trials", "3"], "--grid runs every combination"),
+        (["--name", "s", "--workers", "0"], "--workers is 0; it must be at least 1"),
+        (["--name", "s", "--grid"], "a range without a step"),
+        ([*data[:4], "--name", "t", "-p", "learning_rat", "3"], "did you mean 'learning_rate'"),
+        ([*data[:4], "--name", "t", "--seeds", "3", "-p", "weights", "none"], "has no finished trial yet"),
+    ):
+        assert main(["tune", *wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path):

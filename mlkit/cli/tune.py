@@ -20,7 +20,9 @@ def add_to(commands: Any) -> None:
         description="Search for better parameters. Called again with the same --name, it goes on, or joins the others.",
     )
     command.add_argument("--space", metavar="YAML", help="what varies (default: notebooks/parameters/space.yaml)")
-    command.add_argument("--trials", type=int, metavar="N", help=f"trials of the search in all (default: {_TRIALS})")
+    command.add_argument(
+        "--trials", type=int, metavar="N", help=f"trials of the search in all (default of a new one: {_TRIALS})"
+    )
     command.add_argument("--grid", action="store_true", help="every combination of the space instead of a search")
     command.add_argument(
         "--seeds",
@@ -55,8 +57,9 @@ def tune(options: argparse.Namespace) -> int:
         return 0
     if options.grid and options.trials is not None:
         raise MlkitError("--grid runs every combination, --trials is for a search; give one of them")
-    if options.workers < 1:
-        raise MlkitError(f"--workers is {options.workers}; it must be at least 1")
+    for name in ("workers", "trials"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise MlkitError(f"--{name} is {value}; it must be at least 1")
     tuning = _begun(options)
     if options.recover is not None:
         left = tuning.abandoned(options.recover)
@@ -70,7 +73,7 @@ def tune(options: argparse.Namespace) -> int:
         tuning.enqueue(tuning.space.grid(), options.seeds)
     elif options.seeds:
         tuning.enqueue([trials.best(tuning)[1]], options.seeds)
-    elif options.recover is None or options.trials is not None:
+    elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
         tuning.search(_TRIALS if options.trials is None else options.trials)
     print(f"{tuning.waiting()} trials to run; results in {shown(tuning.folder)}")
     try:

@@ -36,6 +36,7 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
     environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"]
     waiting = tuning.waiting()
+    workers = min(workers, waiting)
     processes = [
         subprocess.Popen(
             command,
@@ -46,11 +47,11 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
             text=True,
             start_new_session=True,  # an interruption reaches them through this process, once
         )
-        for number in range(min(workers, waiting))
+        for number in range(workers)
     ]
     with (
         bar(total=waiting, desc="search", unit="trial", smoothing=0.1) as progress,
-        ThreadPoolExecutor(max(1, len(processes))) as executor,
+        ThreadPoolExecutor(max(1, workers)) as executor,
     ):
 
         def follow(process: "subprocess.Popen[str]") -> str:
