@@ -79,12 +79,12 @@ class Tuning:
                 raise RunError(f"{shown(self.folder)} holds a search with other {', '.join(changed)}; choose another --name")
         elif others := [*self.folder.glob("*"), *outputs_root().glob(f"{self.name}-trial*")]:
             raise RunError(f"{shown(others[0])} is of something else; choose another --name, or delete it")
-        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         study = self.study(create=True)
         # With the trials too, for machines that share a database and no folder; images may lie elsewhere there.
         if study.user_attrs.get("tuning", asked) != asked:
             raise RunError(f"{storage_name()} holds another search called {self.name!r}; choose another --name")
         study.set_user_attr("tuning", asked)
+        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         write_json(file, made)
 
     @classmethod
@@ -209,12 +209,16 @@ def _storage(folder: Path) -> "BaseStorage":
     from optuna.storages.journal import JournalFileBackend
 
     if not (address := os.environ.get(STORAGE)):
+        folder.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     try:
         return RDBStorage(address)
     except Exception as error:  # whatever the database's driver raises, or that there is none
         reason = " ".join(str(error).split())
-        raise MlkitError(f"{storage_name()} cannot be used for the trials ({reason[:300]})") from None
+        raise MlkitError(
+            f"{storage_name()} cannot be used for the trials ({reason[:300]}); is the database there, and its driver "
+            "installed (psycopg[binary] for PostgreSQL, pymysql for MySQL)?"
+        ) from None
 
 
 def _pruner(prune: bool) -> "BasePruner":
