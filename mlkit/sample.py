@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFilter
 
 from mlkit.files import resolve
@@ -31,7 +32,9 @@ def ensure_sample(labels: str) -> None:
     """Generate the sample data set if `labels` is a label file of it and it is not there yet; else do nothing."""
     own = (resolve(f"{FOLDER}/{file}") for file in ("labels.csv", "truth.csv"))
     if resolve(labels) in own and not resolve(labels).exists():
-        make_sample(FOLDER)
+        with FileLock(resolve(f"{FOLDER}.lock")):  # two notebooks may want it at once
+            if not resolve(labels).exists():
+                make_sample(FOLDER)
 
 
 def make_sample(folder: str | Path, count: int = COUNT, seed: int = 0) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# before anything computes a path, and inherited by every kernel
+# before anything computes a path or imports torch, and inherited by every kernel
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes that fight for cores are many times slower
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 os.environ["MLKIT_OUTPUTS"] = tempfile.mkdtemp(prefix="mlkit-tests-")
 os.environ["MLKIT_PROGRESS"] = "off"
 
@@ -46,9 +48,14 @@ def sample(tmp_path_factory):
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are."""
+    """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are.
+
+    Side by side run files, which share fixtures, and the notebooks as one, since they read each other's runs.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group("notebooks" if item.path.suffix == ".ipynb" else item.path.stem))
         if type(item).__name__ == "IPyNbCell" and "parameters" in item.cell.metadata.get("tags", []):
             overrides = SMALL.get(item.parent.path.stem, {})
             known = {line.targets[0].id for line in ast.parse(item.cell.source).body}
