@@ -21,6 +21,10 @@ from mlkit.files import atomic, resolve, shown
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMAT = 1  # of model.pth
+# Share by which running statistics follow each batch; PyTorch's default. Some networks (MobileNetV3, MNASNet,
+# EfficientNet-B5) come with 0.01 or less, for trainings of a million iterations; in a few hundred the statistics would lag
+# far behind the weights, and a network that has learned say the same of every image.
+_MOMENTUM = 0.1
 
 
 def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", image_size: int = 224) -> nn.Module:
@@ -34,7 +38,7 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
         image_size: side in pixels, which vision transformers are built for.
 
     Raises:
-        ParameterError: if torchvision has no such network, or its last layer is not linear.
+        ParameterError: if torchvision has no such network, or none for images of that size, or its last layer is not linear.
         WeightsError: if the weights cannot be had or do not fit; never falls back to random ones.
     """
     model = _network(backbone, image_size)
@@ -153,6 +157,10 @@ def _network(backbone: str, image_size: int) -> nn.Module:
         raise ParameterError(f"torchvision has no classification network {backbone!r}{nearest(backbone, known)}")
     options: dict[str, Any] = {}
     if backbone.startswith("vit_"):
+        patch = int(backbone.rpartition("_")[2])
+        if image_size % patch:
+            near = max(patch, round(image_size / patch) * patch)
+            raise ParameterError(f"image_size is {image_size}; {backbone} needs a multiple of {patch}, {near} say")
         options["image_size"] = image_size
     if backbone in ("googlenet", "inception_v3"):
         # what torchvision itself sets for its weights; without them it only rescales the input
@@ -161,6 +169,9 @@ def _network(backbone: str, image_size: int) -> nn.Module:
         model: nn.Module = models.get_model(backbone, weights=None, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ParameterError(f"{backbone} cannot be built for images of {image_size} px ({error})") from None
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
+            module.momentum = max(module.momentum, _MOMENTUM)
     if getattr(model, "aux_logits", False):
         model.aux_logits = False  # type: ignore[assignment]  # auxiliary outputs serve training from scratch on ImageNet only
         for name in ("AuxLogits", "aux1", "aux2"):

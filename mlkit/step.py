@@ -86,7 +86,6 @@ class TrainingStep:
             inputs = self._prepare(inputs, self._draws[where], share, partners)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
         # Sum and count stay apart: known cells differ from part to part, and a mean of means would be wrong.
         total = torch.zeros(2, device=self.device.device)
         size = -(-len(where) // self.config.accumulate)
@@ -104,6 +103,7 @@ class TrainingStep:
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self._stages.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # now, so that validation and verdict have their memory
         if self.average is not None:
             self.average.update()
         return total[0] / count

@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,7 +55,9 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
     """
     device = choose_device(config.device, config.safe_precision)
     with determinism(device.device, config.deterministic), memory_errors("batch_size (or say auto) or image_size"):
-        return _train(dataset, config, run, device, watcher)
+        table = _train(dataset, config, run, device, watcher)
+    gc.collect()  # a training refers to itself; its weights and their optimizer's must not wait for the next one to be freed
+    return table
 
 
 def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:

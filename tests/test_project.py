@@ -18,7 +18,7 @@ FLOORS = [
     ["__init__", "errors"],
     ["files", "progress", "losses", "device", "augment", "mapped", "feed", "metrics", "calibration"],
     ["labels", "images", "runs", "parameters", "thresholds", "intervals"],
-    ["labelfile", "config"],
+    ["labelfile", "config", "board"],
     ["cache", "sample", "model", "plots", "objective", "optim"],
     ["dataset", "predict", "evaluation_plots", "suspects", "report"],
     ["stages", "duplicates", "missingness", "comparison"],

@@ -1,5 +1,6 @@
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_interrupted_training_goes_on_and_ends_as_if_uninterrupted(dataset, samp
     pd.testing.assert_frame_equal(cut.read_table("history.csv")[columns], whole.read_table("history.csv")[columns])
     cut_epochs, whole_epochs = (run.read_table("epochs.csv").drop(columns="seconds") for run in (cut, whole))
     pd.testing.assert_frame_equal(cut_epochs, whole_epochs)
+
+
+def test_nothing_of_a_training_stays_in_memory_after_it(dataset, sample, monkeypatch):
+    made, real = [], train_module.TrainingStep
+
+    def remembered(*arguments):
+        step = real(*arguments)
+        made.append(weakref.ref(step))
+        return step
+
+    monkeypatch.setattr(train_module, "TrainingStep", remembered)
+    start("a", replace(CONFIG, epochs=1), dataset, sample)
+    assert [step() for step in made] == [None]
 
 
 def test_unknown_labels_have_no_influence_on_training(dataset, sample):

@@ -7,10 +7,10 @@ import argparse
 import sys
 
 import mlkit
-from mlkit.cli import bench, ensemble, predict, run, runs, study, train, tune
+from mlkit.cli import bench, ensemble, predict, run, runs, study, tensorboard, train, tune
 from mlkit.errors import MlkitError
 
-COMMANDS = (run, train, study, tune, runs, ensemble, predict, bench)
+COMMANDS = (run, train, study, tune, runs, ensemble, predict, tensorboard, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:
