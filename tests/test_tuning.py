@@ -188,9 +188,10 @@ def test_best_settings_are_those_with_the_highest_mean_over_seeds_and_repetition
         best(tuning)
     tuning.search(7)
     work(tuning)
-    number, values = best(tuning)
-    assert number == 0
+    (values,) = best(tuning)
     assert values == {"learning_rate": 0.001, "batch_size": 32}
+    assert best(tuning, 3)[0] == values
+    assert len(best(tuning, 3)) == 3
     tuning.enqueue([values, {"learning_rate": 1e-4, "batch_size": 16}], seeds=[1, 2])
     tuning.enqueue([values], seeds=[1, 2])  # there already
     work(tuning)
@@ -201,6 +202,7 @@ def test_best_settings_are_those_with_the_highest_mean_over_seeds_and_repetition
     assert [parameters["seed"] for _, parameters in played[7:]] == [1, 2, 1, 2]
     top = ranking(table, tuning).iloc[0]
     assert (top.seeds, top.trial, top.mAP) == (3, 0, pytest.approx(worth(values)))
+    assert ranking(table, tuning).seeds[:2].tolist() == [3, 2], "what was repeated stands before what was not"
     content = yaml.safe_load(write_best(tuning).read_text())
     assert content == PARAMETERS | values
 
@@ -410,8 +412,8 @@ def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatc
     assert played[0][1]["learning_rate"] == 0.001, "of seed.yaml"
     assert main(["tune", "--name", "s"]) == 0
     assert "0 trials to run" in capsys.readouterr().out, "who joins asks for nothing new"
-    assert main(["tune", "--name", "s", "--seeds", "7", "8"]) == 0
-    assert [parameters["seed"] for _, parameters in played] == [0, 0, 0, 7, 8]
+    assert main(["tune", "--name", "s", "--seeds", "7", "8", "--top", "2"]) == 0
+    assert [parameters["seed"] for _, parameters in played] == [0, 0, 0, 7, 8, 7, 8]
     assert main(["tune", "--name", "s", "--recover"]) == 0
     assert "nothing, no trial was left behind" in capsys.readouterr().out
     for wrong, message in (

@@ -32,6 +32,7 @@ def add_to(commands: Any) -> None:
         metavar="SEED",
         help="train the best settings so far again with each of these seeds; with --grid, every combination",
     )
+    command.add_argument("--top", type=int, default=3, metavar="N", help="settings that --seeds repeats (default: 3)")
     command.add_argument("--workers", type=int, default=1, metavar="W", help="processes that run trials (default: 1)")
     command.add_argument("--no-prune", action="store_true", help="train every trial to its end")
     command.add_argument("--recover", nargs="?", const="", metavar="HOST", help=_RECOVER)
@@ -57,7 +58,7 @@ def tune(options: argparse.Namespace) -> int:
         return 0
     if options.grid and options.trials is not None:
         raise MlkitError("--grid runs every combination, --trials is for a search; give one of them")
-    for name in ("workers", "trials"):
+    for name in ("workers", "trials", "top"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise MlkitError(f"--{name} is {value}; it must be at least 1")
     tuning = _begun(options)
@@ -72,7 +73,7 @@ def tune(options: argparse.Namespace) -> int:
     if options.grid:
         tuning.enqueue(tuning.space.grid(), options.seeds)
     elif options.seeds:
-        tuning.enqueue([trials.best(tuning)[1]], options.seeds)
+        tuning.enqueue(trials.best(tuning, options.top), options.seeds)
     elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
         tuning.search(_TRIALS if options.trials is None else options.trials)
     print(f"{tuning.waiting()} trials to run; results in {shown(tuning.folder)}")
@@ -107,5 +108,5 @@ def _print_results(tuning: Any) -> None:
         return
     print(f"\nbest settings by validation mAP\n{best.head(5).to_string(index=False, float_format='{:.4g}'.format)}")
     if best.seeds[0] == 1:
-        print("one seed each, luck has a part in it: `--seeds 1 2 3` trains the best again with others")
+        print("one seed each, luck has a part in it: `--seeds 1 2` trains the best again with others")
     print(f"\nuse them: mlkit run -f {shown(trials.write_best(tuning))} --name {tuning.name}-best")

@@ -47,7 +47,9 @@ def trials(tuning: Tuning) -> pd.DataFrame:
 
 
 def ranking(table: pd.DataFrame, tuning: Tuning) -> pd.DataFrame:
-    """The settings that were tried to the end, best first.
+    """The settings that were tried to the end, best first; those with several seeds before those with one.
+
+    The best of many with one seed is so partly by luck, and would push aside what has been tried more thoroughly.
 
     Args:
         table: of `trials`.
@@ -60,11 +62,13 @@ def ranking(table: pd.DataFrame, tuning: Tuning) -> pd.DataFrame:
     whole = table[table.state == "complete"].reset_index()
     groups = whole.groupby(names or ["state"], sort=False, dropna=False)
     means = groups.agg(mAP=("mAP", "mean"), seeds=("seed", "nunique"), trial=("trial", "first")).reset_index()
-    return means.sort_values("mAP", ascending=False, kind="stable", ignore_index=True)[[*names, "mAP", "seeds", "trial"]]
+    means["repeated"] = means.seeds > 1
+    means = means.sort_values(["repeated", "mAP"], ascending=False, kind="stable", ignore_index=True)
+    return means[[*names, "mAP", "seeds", "trial"]]
 
 
-def best(tuning: Tuning) -> tuple[int, dict[str, Any]]:
-    """First trial and values of the settings with the highest validation mAP, the mean over seeds where there are several.
+def best(tuning: Tuning, count: int = 1) -> list[dict[str, Any]]:
+    """The values of the best settings, see `ranking`.
 
     Raises:
         ParameterError: if no trial was finished.
@@ -72,15 +76,15 @@ def best(tuning: Tuning) -> tuple[int, dict[str, Any]]:
     table = ranking(trials(tuning), tuning)
     if table.empty:
         raise ParameterError(f"{tuning.name} has no finished trial yet; search first, with --trials")
-    number = int(table.trial[0])
-    values = values_of(tuning.study().get_trials(deepcopy=False)[number])
-    return number, {name: value for name, value in values.items() if name != "seed"}
+    made = tuning.study().get_trials(deepcopy=False)
+    chosen = [values_of(made[number]) for number in table.trial[:count]]
+    return [{name: value for name, value in values.items() if name != "seed"} for values in chosen]
 
 
 def write_best(tuning: Tuning) -> Path:
     """Write best.yaml, all parameters with those that vary at their best, for `mlkit run -f`."""
     path = tuning.folder / "best.yaml"
-    text = yaml.safe_dump(tuning.parameters | best(tuning)[1], sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(tuning.parameters | best(tuning)[0], sort_keys=False, allow_unicode=True)
     with atomic(path) as temporary:
         temporary.write_text(f"# The best settings of the search {tuning.name}.\n{text}", encoding="utf-8")
     return path
