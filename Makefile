@@ -12,7 +12,7 @@ run: .venv/installed  ## the notebooks in order, headless, on the sample data, i
 	$(BIN)/mlkit run
 
 test: .venv/installed lint  ## every test
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 lab: .venv/installed  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. notebooks
