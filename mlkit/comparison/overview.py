@@ -119,7 +119,7 @@ def written(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:g}"
+        return "" if np.isnan(value) else f"{value:.4g}"
     return "" if value is None else '""' if value == "" else str(value)
 
 
