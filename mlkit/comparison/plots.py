@@ -122,7 +122,7 @@ def parameters(settings: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> F
         ValueError: if the runs differ in no parameter.
     """
     keys = settings.drop(columns=[name for name in DATA if name in settings]).map(key)
-    names = [name for name in keys.columns if name != "data"]
+    names = [name for name in keys.columns if name not in ("data", "members")]
     if not names:
         raise ValueError("the runs differ in no parameter, and there is nothing to draw")
     rows = -(-len(names) // across)

@@ -34,14 +34,14 @@ def history(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def importance(shares: pd.Series, ax: Axes) -> Axes:
-    """Share of each parameter in whether a trial is among the best; takes `tuning.trials.importance`."""
+    """Share of each parameter in the variance of the validation mAP; takes `tuning.trials.importance`."""
     ordered = shares.sort_values(ascending=False)
     bars = ax.barh(ordered.index, ordered, color=YES)
     ax.bar_label(bars, [f" {share:.0%}" for share in ordered])
     ax.set(title="Which parameter decides", xlabel="importance (sums to 1)", xlim=(0, 1.1))
     ax.invert_yaxis()
     if ordered.empty:
-        ax.text(0.5, 0.5, "too few finished trials", ha="center", va="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "too few trials", ha="center", va="center", transform=ax.transAxes)
         ax.set_yticks([])
     return ax
 
