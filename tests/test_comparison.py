@@ -207,6 +207,13 @@ def test_ranking_goes_by_validation_and_judges_on_the_test_images():
     assert "3 runs on the 80 test images that judge them all, 228 of 240 cells known" in str(compared)
 
 
+def test_run_that_a_search_gave_up_is_named_and_left_out():
+    runs = [make_run("whole", 2), make_run("other"), make_run("half", 3, facts={"stopped": "pruned after epoch 2"})]
+    compared = Comparison.of(runs, resamples=50)
+    assert set(compared.judged) == {"whole", "other"}
+    assert "left out: half: a search gave it up (stopped early: pruned after epoch 2)" in str(compared)
+
+
 def test_differences_are_paired_and_widened_for_their_number():
     runs = [make_run(f"r{i}", 1 + i / 5, validation=0.9 - i / 10) for i in range(5)]
     compared = Comparison.of(runs, resamples=400, level=0.9)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import matplotlib as mpl
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -17,13 +18,13 @@ from mlkit.cli import main
 from mlkit.config import TrainConfig
 from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.runs import Run
-from mlkit.tuning import STORAGE, Tuning
+from mlkit.tuning import STORAGE, Tuning, values_of
 from mlkit.tuning import worker as worker_module
 from mlkit.tuning.plots import history, slices
 from mlkit.tuning.plots import importance as importance_plot
-from mlkit.tuning.pruning import reporter
+from mlkit.tuning.pruning import Reporter, reporter
 from mlkit.tuning.space import Space
-from mlkit.tuning.trials import best, importance, ranking, trials, write_best
+from mlkit.tuning.trials import best, importance, promising, ranking, trials, write_best
 from mlkit.tuning.worker import run_workers, work
 
 mpl.use("Agg")
@@ -188,10 +189,10 @@ def test_best_settings_are_those_with_the_highest_mean_over_seeds_and_repetition
         best(tuning)
     tuning.search(7)
     work(tuning)
-    (values,) = best(tuning)
+    values = best(tuning)
     assert values == {"learning_rate": 0.001, "batch_size": 32}
-    assert best(tuning, 3)[0] == values
-    assert len(best(tuning, 3)) == 3
+    assert promising(tuning, 3)[0] == values
+    assert len(promising(tuning, 3)) == 3
     tuning.enqueue([values, {"learning_rate": 1e-4, "batch_size": 16}], seeds=[1, 2])
     tuning.enqueue([values], seeds=[1, 2])  # there already
     work(tuning)
@@ -215,6 +216,88 @@ def test_importance_finds_the_parameter_that_decides(played):
     weights = importance(tuning)
     assert weights.sum() == pytest.approx(1)
     assert weights.learning_rate > 0.8
+
+
+def test_settings_found_after_a_repetition_can_be_repeated_too(played):
+    tuning = begin()
+    tuning.enqueue([{"learning_rate": 1e-4, "batch_size": 16}])
+    work(tuning)
+    tuning.enqueue(promising(tuning, 1), seeds=[1])
+    tuning.enqueue([{"learning_rate": 1e-3, "batch_size": 16}])
+    work(tuning)
+    assert best(tuning)["learning_rate"] == 1e-4, "what was repeated ranks first"
+    assert promising(tuning, 1)[0]["learning_rate"] == 1e-3
+
+
+def test_repetitions_do_not_use_up_the_trials_of_the_search(played):
+    tuning = begin()
+    tuning.search(3)
+    work(tuning)
+    tuning.enqueue(promising(tuning, 3), seeds=[1, 2])
+    tuning.search(4)
+    assert tuning.waiting() == 6 + 1
+
+
+def test_training_that_had_ended_before_its_worker_died_counts_in_full(monkeypatch):
+    def ended(notebook, run, parameters, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(Reporter, "__call__", lambda self, epochs: False)  # nothing was told of it
+            play(notebook, run, parameters)
+        raise worker_module.InterruptedNotebook(run, notebook, 1, "interrupted")
+
+    tuning = begin()
+    tuning.search(1)
+    monkeypatch.setattr(worker_module, "execute", ended)
+    with pytest.raises(KeyboardInterrupt):
+        work(tuning)
+    monkeypatch.setattr(worker_module, "execute", None)  # not called again
+    work(tuning)
+    table = trials(tuning)
+    assert table.state.tolist() == ["fail", "complete"]
+    assert table.mAP[1] == pytest.approx(worth({"learning_rate": 0.001, "batch_size": 32}))
+    assert ranking(table, tuning).trial.tolist() == [1]
+
+
+def test_last_trial_that_another_machine_takes_is_not_made_up_for(tmp_path, monkeypatch):
+    """Machines that share a database alone do not see each other's locks; the storage decides who gets a trial."""
+    monkeypatch.setenv(STORAGE, f"sqlite:///{tmp_path}/trials.db")
+    tuning = begin()
+    tuning.search(1)
+    real = optuna.Study.get_trials
+
+    def slow(study, *arguments, states=None, **options):
+        found = real(study, *arguments, states=states, **options)
+        if states and found:  # between the look and the grip
+            study._storage.set_trial_state_values(found[0]._trial_id, optuna.trial.TrialState.RUNNING)
+        return found
+
+    monkeypatch.setattr(optuna.Study, "get_trials", slow)
+    assert tuning.take() is None
+    assert len(tuning.study().trials) == 1
+
+
+def test_a_trial_is_given_back_once_with_all_its_values():
+    tuning = begin()
+    values = {"learning_rate": 0.002, "batch_size": 16}
+    tuning.enqueue([values], seeds=[3])
+    trial, claim = tuning.take()
+    claim.release()
+    for _ in range(2):  # two processes that recover at once
+        tuning.give_back(trial.number)
+    first, second = tuning.study().trials
+    assert (first.state.name, second.state.name) == ("FAIL", "WAITING")
+    assert values_of(second) == values
+    first.params = {"learning_rate": 0.002}  # killed between two values
+    assert values_of(first) == values
+
+
+def test_every_point_of_a_grid_lies_in_the_space(tmp_path, played):
+    made = space(tmp_path, "scale: {low: 0.1, high: 0.3, step: 0.1}\nbatch_size: [16, 32]\n")
+    tuning = begin(space=made, parameters=PARAMETERS)
+    tuning.enqueue(made.grid(), seeds=[0])
+    work(tuning)
+    assert (trials(tuning).state == "complete").all()
+    assert importance(tuning).sum() == pytest.approx(1)
 
 
 def test_figures_show_every_trial(played, monkeypatch):
@@ -371,12 +454,13 @@ def test_trials_of_a_lost_machine_are_given_back_by_its_name(monkeypatch):
     for host in ("here", "there"):
         with monkeypatch.context() as patch:
             patch.setattr("platform.node", lambda host=host: host)
-            claims.append(worker_module._next(tuning)[1])
+            claims.append(tuning.take()[1])
     claims[1].release()
     monkeypatch.setattr("platform.node", lambda: "here")
     assert tuning.abandoned() == []
     (left,) = tuning.abandoned("there")
     assert left.number == 1
+    assert [trial.number for trial in tuning.running()] == [0, 1]
 
 
 # --- the command, with trainings in earnest
@@ -423,9 +507,21 @@ def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatc
         (["--name", "s", "--grid"], "a range without a step"),
         ([*data[:4], "--name", "t", "-p", "learning_rat", "3"], "did you mean 'learning_rate'"),
         ([*data[:4], "--name", "t", "--seeds", "3", "-p", "weights", "none"], "has no finished trial yet"),
+        (["--name", "sx", "--recover"], "there is no search 'sx'"),
+        (["--name", "sx", "--seeds", "1"], "there is no search 'sx'"),
+        ([*data[:4], "--name", "g", "--grid", "-p", "weights", "none"], "a range without a step"),
     ):
         assert main(["tune", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_is_refused_leaves_no_search_behind(sample, outputs, capsys, monkeypatch, tmp_path):
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "-p", "weights", "none"]
+    monkeypatch.setenv(STORAGE, "")
+    assert main(["tune", *data, "--name", "s", "--workers", "2", "--storage", f"sqlite:///{tmp_path}/t.db"]) == 2
+    monkeypatch.setenv(STORAGE, "")
+    assert main(["tune", *data, "--name", "s", "--grid"]) == 2
+    assert not (outputs / "s").exists()
 
 
 def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path):

@@ -1,6 +1,8 @@
 """`mlkit tune`: a search for better parameters."""
 
 import argparse
+import platform
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,11 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--trials", type=int, metavar="N", help=f"trials of the search in all (default of a new one: {_TRIALS})"
     )
-    command.add_argument("--grid", action="store_true", help="every combination of the space instead of a search")
+    command.add_argument(
+        "--grid",
+        action="store_true",
+        help="every combination of the space (lists, or ranges with a step) instead of a search, each to its end",
+    )
     command.add_argument(
         "--seeds",
         type=int,
@@ -41,18 +47,20 @@ def add_to(commands: Any) -> None:
     command.set_defaults(command=tune)
 
 
+_GRID = "every combination of the space (lists, or ranges with a step) instead of a search, each to its end"
 _RECOVER = "go on with the trials of processes that were killed here (or on HOST, where nothing works any more)"
 
 
 def tune(options: argparse.Namespace) -> int:
     """Begin or join a search, queue what is missing, work on it, and print what was found."""
-    import os
+    from mlkit.tuning import Tuning, use_storage
+    from mlkit.tuning.worker import check_workers, run_workers, work
 
-    from mlkit.tuning import STORAGE, Tuning, trials
-    from mlkit.tuning.worker import run_workers, work
-
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends the workers as Ctrl-C does, and they give back their trials
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     if options.storage:
-        os.environ[STORAGE] = options.storage  # for the workers and their kernels too
+        use_storage(options.storage)
     if options.worker:
         work(Tuning.open(options.name))
         return 0
@@ -61,27 +69,46 @@ def tune(options: argparse.Namespace) -> int:
     for name in ("workers", "trials", "top"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise MlkitError(f"--{name} is {value}; it must be at least 1")
+    check_workers(options.workers)
     tuning = _begun(options)
-    if options.recover is not None:
-        left = tuning.abandoned(options.recover)
-        for trial in left:
-            tuning.give_back(trial)
-        print(f"queued again: {', '.join(f'trial {trial.number}' for trial in left) or 'nothing, no trial was left behind'}")
-    elif left := tuning.abandoned():
-        numbers = ", ".join(str(trial.number) for trial in left)
-        print(f"left behind by a process that was killed: trial {numbers}; --recover goes on with it")
-    if options.grid:
-        tuning.enqueue(tuning.space.grid(), options.seeds)
-    elif options.seeds:
-        tuning.enqueue(trials.best(tuning, options.top), options.seeds)
-    elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
-        tuning.search(_TRIALS if options.trials is None else options.trials)
+    _recover(tuning, options.recover)
+    _queue(tuning, options)
     print(f"{tuning.waiting()} trials to run; results in {shown(tuning.folder)}")
     try:
         run_workers(tuning, options.workers)
     finally:
         _print_results(tuning)
     return 0
+
+
+def _recover(tuning: Any, host: str | None) -> None:
+    """Queue again what was left behind, if asked (a name, or "" for this machine); else say that there is some."""
+    left = tuning.abandoned(host or "")
+    if host is not None:
+        for trial in left:
+            tuning.give_back(trial.number)
+        print(f"queued again: {', '.join(f'trial {trial.number}' for trial in left) or 'nothing, no trial was left behind'}")
+    elif left:
+        numbers = ", ".join(str(trial.number) for trial in left)
+        print(f"left behind by a process that was killed: trial {numbers}; --recover goes on with it")
+    for trial in tuning.running():
+        if (other := trial.user_attrs.get("host", platform.node())) != platform.node():
+            print(f"trial {trial.number} is at work on {other}; if nothing works there any more: --recover {other}")
+
+
+def _queue(tuning: Any, options: argparse.Namespace) -> None:
+    """Queue the trials that the options ask for."""
+    from mlkit.tuning import trials
+
+    if options.seeds and "seed" in tuning.space.ranges:
+        raise MlkitError("seed is in the space already; leave out --seeds")
+    if options.grid:
+        own = [] if "seed" in tuning.space.ranges else [tuning.parameters["seed"]]
+        tuning.enqueue(tuning.space.grid(), options.seeds or own)
+    elif options.seeds:
+        tuning.enqueue(trials.promising(tuning, options.top), options.seeds)
+    elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
+        tuning.search(_TRIALS if options.trials is None else options.trials)
 
 
 def _begun(options: argparse.Namespace) -> Any:
@@ -92,9 +119,11 @@ def _begun(options: argparse.Namespace) -> Any:
 
     said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
     name = options.name or (Path(options.labels).absolute().parent.name if options.labels else "sample") + "-tune"
-    if not said and (outputs_root() / name / "tuning.json").exists():
+    goes_on = options.recover is not None or (options.seeds and not options.grid)  # needs what was searched before
+    if not said and (goes_on or (outputs_root() / name / "tuning.json").exists()):
         return Tuning.open(name)
-    return set_up(name, given_parameters(options), options.space or SPACE, not options.no_prune)
+    space = Path(options.space).absolute() if options.space else SPACE
+    return set_up(name, given_parameters(options), space, not options.no_prune, options.grid)
 
 
 def _print_results(tuning: Any) -> None:
@@ -109,4 +138,6 @@ def _print_results(tuning: Any) -> None:
     print(f"\nbest settings by validation mAP\n{best.head(5).to_string(index=False, float_format='{:.4g}'.format)}")
     if best.seeds[0] == 1:
         print("one seed each, luck has a part in it: `--seeds 1 2` trains the best again with others")
+    elif (above := best[(best.seeds == 1) & (best.mAP > best.mAP[0])]).size:
+        print(f"tried once, with a higher mAP: trial {', '.join(map(str, above.trial[:3]))}; `--seeds 1 2` repeats them")
     print(f"\nuse them: mlkit run -f {shown(trials.write_best(tuning))} --name {tuning.name}-best")

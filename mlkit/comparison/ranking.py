@@ -73,6 +73,9 @@ class Comparison:
         """
         table = overview(runs)
         judged, left_out = _read(runs)
+        for title in [title for title in judged if "pruned" in str(table.state[title])]:
+            judged.pop(title)
+            left_out[title] = f"a search gave it up ({table.state[title]}), and its figures are of half a training"
         if not judged:
             raise RunError(f"no run can be judged: {'; '.join(left_out.values()) or 'none was given'}")
         order = list(table.validation_mAP[list(judged)].sort_values(ascending=False, kind="stable").index)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from mlkit.errors import MlkitError, RunError
+from mlkit.errors import MlkitError, RunError, nearest
 from mlkit.files import shown, write_json
 from mlkit.runs import Run, outputs_root
 from mlkit.tuning.space import Space
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 STORAGE = "MLKIT_STORAGE"  # address of a database for the trials; never written down, since it may hold a password
 _STARTUP = 5  # trials that must be finished before one is pruned
@@ -72,20 +72,25 @@ class Tuning:
             raise RunError(f"the name of a search is {self.name!r}; it must be a plain folder name")
         asked = {"space": self.space.ranges, "data": self.data, "seed": self.seed, "prune": self.prune}
         made = {"parameters": self.parameters, **asked, "storage": storage_name()}
-        file = self.folder / "tuning.json"
-        if file.exists():
-            before = Run(self.folder).read_json(file.name)
+        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
+        with self.queue():  # another process may begin the same search at this moment
+            self._check(made)
+            study = self.study(create=True)
+            # With the trials too, for machines that share a database and no folder; images may lie elsewhere there.
+            if study.user_attrs.get("tuning", asked) != asked:
+                raise RunError(f"{storage_name()} holds another search called {self.name!r}; choose another --name")
+            study.set_user_attr("tuning", asked)
+            write_json(self.folder / "tuning.json", made)
+
+    def _check(self, made: dict[str, Any]) -> None:
+        if (self.folder / "tuning.json").exists():
+            before = Run(self.folder).read_json("tuning.json")
             if changed := [key for key, value in made.items() if before.get(key) != value]:
                 raise RunError(f"{shown(self.folder)} holds a search with other {', '.join(changed)}; choose another --name")
-        elif others := [*self.folder.glob("*"), *outputs_root().glob(f"{self.name}-trial*")]:
+            return
+        others = [path for path in self.folder.iterdir() if path.name != "claims"]
+        if others := [*others, *outputs_root().glob(f"{self.name}-trial*")]:
             raise RunError(f"{shown(others[0])} is of something else; choose another --name, or delete it")
-        study = self.study(create=True)
-        # With the trials too, for machines that share a database and no folder; images may lie elsewhere there.
-        if study.user_attrs.get("tuning", asked) != asked:
-            raise RunError(f"{storage_name()} holds another search called {self.name!r}; choose another --name")
-        study.set_user_attr("tuning", asked)
-        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
-        write_json(file, made)
 
     @classmethod
     def open(cls, name: str) -> "Tuning":
@@ -96,7 +101,9 @@ class Tuning:
         """
         folder = Run(outputs_root() / name)
         if not name or not (folder / "tuning.json").exists():
-            raise RunError(f"there is no search {name!r} in {shown(outputs_root())}; begin one with `mlkit tune --name`")
+            known = [file.parent.name for file in outputs_root().glob("*/tuning.json")]
+            hint = nearest(name, known) if known else "; begin one with `mlkit tune`"
+            raise RunError(f"there is no search {name!r} in {shown(outputs_root())}{hint}")
         made = folder.read_json("tuning.json")
         if made["storage"] != storage_name():
             raise RunError(f"the trials of {name} are kept in {made['storage']}, not in {storage_name()}; give --storage")
@@ -107,13 +114,14 @@ class Tuning:
         return Run(outputs_root() / trial.user_attrs.get("run", f"{self.name}-trial{trial.number:03d}"))
 
     def search(self, trials: int) -> None:
-        """Queue as many trials as are missing to `trials` in all, those that failed not counted.
+        """Queue as many trials as are missing to `trials` in all; those that failed, and repetitions, are not counted.
 
         The first has the values that the search starts from, as far as they lie in the space.
         """
         with self.queue():
             study = self.study()
-            there = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
+            alive = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
+            there = [trial for trial in alive if not marks_of(trial)]
             for number in range(len(there), trials):
                 study.enqueue_trial({} if number else self.space.start(self.parameters))
 
@@ -135,6 +143,32 @@ class Tuning:
         """How many trials are queued."""
         return sum(trial.state.name == "WAITING" for trial in self.study().get_trials(deepcopy=False))
 
+    def take(self) -> "tuple[Trial, FileLock] | None":
+        """The next queued trial with its claim; None if none waits. No other process gets the same."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.samplers import TPESampler
+        from optuna.trial import Trial, TrialState
+
+        with self.queue():
+            study, storage = self.study(), _storage(self.folder)
+            for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                # The storage decides who gets it: machines that share a database alone do not see this lock. `Study.ask`
+                # would make a trial of its own where the last one was just taken.
+                try:
+                    if not storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
+                        continue
+                except UpdateFinishedTrialError:
+                    continue
+                # seeded by the number of the trial, so that it does not matter which process runs it
+                study.sampler = TPESampler(seed=self.seed + waiting.number)
+                trial, claim = Trial(study, waiting._trial_id), self.claim(waiting.number)
+                trial.set_user_attr("host", platform.node())
+                trial.set_user_attr("process", os.getpid())
+                claim.acquire()
+                self.space.suggest(trial)
+                return trial, claim
+        return None
+
     def abandoned(self, host: str = "") -> "list[FrozenTrial]":
         """Trials that were left by processes of this machine which died, or all that run on another machine `host`.
 
@@ -142,20 +176,31 @@ class Tuning:
         """
         left = []
         with self.queue():
-            for trial in self.study().get_trials(deepcopy=False):
-                here = trial.user_attrs.get("host", platform.node()) == (host or platform.node())
-                if trial.state.name == "RUNNING" and here:
-                    with suppress(Timeout), self.claim(trial.number):
-                        left.append(trial)
+            for trial in self.running(host or platform.node()):
+                with suppress(Timeout), self.claim(trial.number):
+                    left.append(trial)
         return left
 
-    def give_back(self, trial: "FrozenTrial") -> None:
+    def running(self, host: str = "") -> "list[FrozenTrial]":
+        """Trials at work, or left behind, on a machine; on any without a name."""
+        running = [trial for trial in self.study().get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
+        return [trial for trial in running if not host or trial.user_attrs.get("host", host) == host]
+
+    def give_back(self, number: int) -> None:
         """Queue a trial again that was begun and not finished. Its training goes on from the last checkpoint."""
         from optuna.trial import TrialState
 
-        study = self.study()
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(values_of(trial), {**marks_of(trial), "run": self.run(trial).name, "recovers": trial.number})
+        with self.queue():
+            study = self.study()
+            there = study.get_trials(deepcopy=False)
+            trial = there[number]
+            if trial.state.name != "RUNNING":  # another process was faster
+                return
+            # queued before it is told: a process that dies in between loses nothing, and repeats nothing
+            if not any(other.user_attrs.get("recovers") == number for other in there):
+                marks = {**marks_of(trial), "run": self.run(trial).name, "recovers": number}
+                study.enqueue_trial(values_of(trial), marks)
+            study.tell(number, state=TrialState.FAIL)
 
     def queue(self) -> FileLock:
         """Whoever holds this lock may take trials from the queue and put some in."""
@@ -179,14 +224,23 @@ class Tuning:
 
 
 def values_of(trial: Any) -> dict[str, Any]:
-    """The values that a trial has, or has been queued with."""
-    values: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
-    return values
+    """The values that a trial has been queued with, and those that it has since."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def marks_of(trial: Any) -> dict[str, Any]:
     """What a trial has beside the values of the space: the seed of its training, in a repetition."""
     return {key: trial.user_attrs[key] for key in ("seed",) if key in trial.user_attrs}
+
+
+def use_storage(address: str) -> None:
+    """Keep trials in a database from here on, in the processes that this one starts, too."""
+    from sqlalchemy.engine import make_url
+
+    os.environ[STORAGE] = address
+    if storage_name().startswith("sqlite"):  # the others work in another folder
+        url = make_url(address)
+        os.environ[STORAGE] = str(url.set(database=str(Path(url.database or "trials.db").absolute())))
 
 
 def storage_name() -> str:
@@ -209,7 +263,6 @@ def _storage(folder: Path) -> "BaseStorage":
     from optuna.storages.journal import JournalFileBackend
 
     if not (address := os.environ.get(STORAGE)):
-        folder.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     try:
         return RDBStorage(address)

@@ -18,7 +18,7 @@ SPACE = "notebooks/parameters/space.yaml"
 _DATA = ("images", "labels", "minus_one", "strict")
 
 
-def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune: bool = True) -> Tuning:
+def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune: bool = True, grid: bool = False) -> Tuning:
     """Begin a search, or join it where it was begun. Also builds the pixel cache, before several processes want it.
 
     Args:
@@ -26,6 +26,7 @@ def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune
         given: parameters of notebook 02; the others have its defaults.
         space: YAML file of what varies, see `Space`.
         prune: see `Tuning`.
+        grid: check that the space has a grid.
 
     Raises:
         MlkitError: if a parameter, the space or the data are not as they should be, or the folder holds something else.
@@ -35,6 +36,8 @@ def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune
     values = standard | check_parameters(given, standard)
     config = {key: values[key] for key in own}
     checked = Space.read(space, config)
+    if grid:
+        checked.grid()
     ensure_sample(values["labels"])
     dataset = MultiLabelDataset.from_files(
         image_size=TrainConfig(**config).image_size, **{key: values[key] for key in _DATA}

@@ -77,7 +77,8 @@ class Space:
                 if "step" not in given:
                     raise ParameterError(f"{name} is a range without a step; for a grid give a list of values, or a step")
                 count = int((given["high"] - given["low"]) / given["step"] + 1e-9)
-                given = [given["low"] + i * given["step"] for i in range(count + 1)]
+                # no point lies above the end, as rounding would have it
+                given = [min(given["high"], given["low"] + i * given["step"]) for i in range(count + 1)]
             values[name] = given
         return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 

@@ -18,13 +18,13 @@ def trials(tuning: Tuning) -> pd.DataFrame:
 
     Returns:
         Index trial (number); columns state, mAP (best validation mAP), test_mAP, the parameters that vary, seed, epochs,
-        seconds, run, error.
+        seconds, run, host, error.
     """
     rows = []
     for trial in tuning.study().get_trials(deepcopy=False):
         run, values = tuning.run(trial), values_of(trial)
-        finished = run.finished and trial.state.name in ("COMPLETE", "PRUNED")
-        facts: dict[str, Any] = run.read_json("metrics.json") if finished else {}
+        ended = trial.state.name in ("COMPLETE", "PRUNED")
+        facts: dict[str, Any] = run.read_json("metrics.json") if ended and run.finished else {}
         rows.append(
             {
                 "trial": trial.number,
@@ -35,11 +35,24 @@ def trials(tuning: Tuning) -> pd.DataFrame:
                 "seed": {**tuning.parameters, **values, **marks_of(trial)}.get("seed", 0),
                 "epochs": facts.get("epochs"),
                 "seconds": facts.get("seconds"),
-                "run": run.name if finished else "",
+                "run": run.name if ended else "",
+                "host": trial.user_attrs.get("host", ""),
                 "error": trial.user_attrs.get("error", ""),
             }
         )
-    columns = ["trial", "state", "mAP", "test_mAP", *tuning.space.ranges, "seed", "epochs", "seconds", "run", "error"]
+    columns = [
+        "trial",
+        "state",
+        "mAP",
+        "test_mAP",
+        *tuning.space.ranges,
+        "seed",
+        "epochs",
+        "seconds",
+        "run",
+        "host",
+        "error",
+    ]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).set_index("trial")
     with atomic(tuning.folder / "trials.csv") as temporary:
         table.to_csv(temporary)
@@ -67,27 +80,44 @@ def ranking(table: pd.DataFrame, tuning: Tuning) -> pd.DataFrame:
     return means[[*names, "mAP", "seeds", "trial"]]
 
 
-def best(tuning: Tuning, count: int = 1) -> list[dict[str, Any]]:
+def best(tuning: Tuning) -> dict[str, Any]:
     """The values of the best settings, see `ranking`.
 
     Raises:
         ParameterError: if no trial was finished.
     """
-    table = ranking(trials(tuning), tuning)
-    if table.empty:
-        raise ParameterError(f"{tuning.name} has no finished trial yet; search first, with --trials")
-    made = tuning.study().get_trials(deepcopy=False)
-    chosen = [values_of(made[number]) for number in table.trial[:count]]
-    return [{name: value for name, value in values.items() if name != "seed"} for values in chosen]
+    return _values(tuning, _ranked(tuning))[0]
+
+
+def promising(tuning: Tuning, count: int) -> list[dict[str, Any]]:
+    """The values of the settings with the highest mean validation mAP, whether they were repeated or not.
+
+    Raises:
+        ParameterError: if no trial was finished.
+    """
+    return _values(tuning, _ranked(tuning).sort_values("mAP", ascending=False, kind="stable").head(count))
 
 
 def write_best(tuning: Tuning) -> Path:
     """Write best.yaml, all parameters with those that vary at their best, for `mlkit run -f`."""
     path = tuning.folder / "best.yaml"
-    text = yaml.safe_dump(tuning.parameters | best(tuning)[0], sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(tuning.parameters | best(tuning), sort_keys=False, allow_unicode=True)
     with atomic(path) as temporary:
         temporary.write_text(f"# The best settings of the search {tuning.name}.\n{text}", encoding="utf-8")
     return path
+
+
+def _ranked(tuning: Tuning) -> pd.DataFrame:
+    table = ranking(trials(tuning), tuning)
+    if table.empty:
+        raise ParameterError(f"{tuning.name} has no finished trial yet; search first, with --trials")
+    return table
+
+
+def _values(tuning: Tuning, table: pd.DataFrame) -> list[dict[str, Any]]:
+    made = tuning.study().get_trials(deepcopy=False)
+    chosen = [values_of(made[number]) for number in table.trial]
+    return [{name: value for name, value in values.items() if name != "seed"} for values in chosen]
 
 
 def importance(tuning: Tuning) -> pd.Series:

@@ -1,7 +1,6 @@
 """Processes that run the trials of a search."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -31,11 +30,10 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
     Raises:
         MlkitError: if a process failed or was killed, once the others have ended; or for SQLite and several workers.
     """
-    if workers > 1 and storage_name().startswith("sqlite"):
-        raise MlkitError(f"--workers is {workers}. {_SQLITE}")
+    check_workers(workers)
     environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"]
-    waiting = tuning.waiting()
+    waiting, before = tuning.waiting(), {trial.number for trial in tuning.abandoned()}
     workers = min(workers, waiting)
     processes = [
         subprocess.Popen(
@@ -71,14 +69,20 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
                 process.send_signal(signal.SIGINT)  # each gives its trial back
             raise
     failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
-    if left := tuning.abandoned():
-        numbers = ", ".join(str(trial.number) for trial in left)
+    if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:
+        numbers = ", ".join(map(str, left))
         raise MlkitError(
             f"a worker of {tuning.name} was killed (exit code {failed[0][0].returncode if failed else 'unknown'}) at trial "
             f"{numbers}; to go on with it: mlkit tune --name {tuning.name} --recover"
         )
     if failed:
         raise MlkitError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
+
+
+def check_workers(workers: int) -> None:
+    """Raise MlkitError for several workers on a SQLite database."""
+    if workers > 1 and storage_name().startswith("sqlite"):
+        raise MlkitError(f"--workers is {workers}. {_SQLITE}")
 
 
 def work(tuning: Tuning) -> None:
@@ -95,32 +99,12 @@ def work(tuning: Tuning) -> None:
             except Timeout:
                 raise MlkitError(f"another process works on {tuning.name}. {_SQLITE}") from None
         failures = 0
-        while claimed := _next(tuning):
+        while claimed := tuning.take():
             trial, claim = claimed
             with claim:
                 failures = 0 if _run(tuning, trial) else failures + 1
             if failures == _MOST_FAILURES:
                 raise MlkitError(f"{failures} trials in a row failed, the last: {trial.user_attrs['error']}")
-
-
-def _next(tuning: Tuning) -> "tuple[Trial, FileLock] | None":
-    """The next queued trial, claimed, with values; None if none waits."""
-    from optuna.samplers import TPESampler
-
-    with tuning.queue():
-        study = tuning.study()
-        waiting = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "WAITING"]
-        if not waiting:
-            return None
-        # seeded by the number of the trial, so that it does not matter which process runs it
-        study.sampler = TPESampler(seed=tuning.seed + waiting[0].number)
-        trial = study.ask()
-        trial.set_user_attr("host", platform.node())
-        trial.set_user_attr("process", os.getpid())
-        claim = tuning.claim(trial.number)
-        claim.acquire()
-        tuning.space.suggest(trial)
-    return trial, claim
 
 
 def _run(tuning: Tuning, trial: "Trial") -> bool:
@@ -133,19 +117,24 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
     try:
         if not run.finished:  # it is, where a worker was killed at the very end
             execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
-        facts, worth = run.read_json("metrics.json"), float(run.read_table("epochs.csv").mAP.max())
+        facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
+        worth = float(epochs.mAP.max())
         if not np.isfinite(worth):
             raise MlkitError(
                 f"the validation mAP of {run} is undefined: no attribute has both classes there; validate on more"
             )
     except InterruptedNotebook:
-        tuning.give_back(study.get_trials(deepcopy=False)[number])
+        tuning.give_back(number)
         raise KeyboardInterrupt from None
     except MlkitError as error:  # a notebook that failed, or what it left
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
         say(f"trial {number} failed\n{error}")
         return False
+    told = study.get_trials(deepcopy=False)[number].intermediate_values
+    for epoch, value in epochs.set_index("epoch").mAP.items():
+        if epoch not in told:  # the training had ended before this process took it over
+            trial.report(value, int(str(epoch)))
     if facts["stopped"].startswith("pruned"):
         study.tell(trial, state=TrialState.PRUNED)
     else:
