@@ -9,6 +9,8 @@ import yaml
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import shown
 
+# Those of a training that say where the data is and how it is read, with their defaults; the others are of `TrainConfig`.
+DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
 _AUTO = {"batch_size"}  # numbers that may be left to mlkit
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 

@@ -72,11 +72,14 @@ def select(only: str = "", start: str = "") -> list[str]:
 
 def given_parameters(name: str) -> dict[str, Any]:
     """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run."""
+    if not name:
+        return {}
     run = Run(outputs_root() / name)
-    if not name or not (run / "config.json").exists():
-        return _Manifest(run).parameters if name else {}
+    given = _Manifest(run).parameters
+    if given or not (run / "config.json").exists():
+        return given
     made = run.config()["parameters"]
-    return _Manifest(run).parameters or {key: made[key] for key in known_parameters(TRAINING) if key in made}
+    return {key: made[key] for key in known_parameters(TRAINING) if key in made}
 
 
 def run_notebooks(

@@ -22,7 +22,6 @@ from mlkit.thresholds import choose_thresholds
 
 def model_meta(dataset: MultiLabelDataset, config: TrainConfig, epoch: int) -> dict[str, Any]:
     """What model.pth says of itself while the training goes on: uncalibrated, thresholds at 0.5."""
-    identity = Calibration(tuple(dataset.attributes), np.ones(len(dataset.attributes)), np.zeros(len(dataset.attributes)))
     return {
         "attributes": dataset.attributes,
         "image_size": config.image_size,
@@ -31,7 +30,7 @@ def model_meta(dataset: MultiLabelDataset, config: TrainConfig, epoch: int) -> d
         "backbone": config.backbone,
         "weights": config.weights,
         "loss": config.loss,
-        "calibration": identity.to_dict(),
+        "calibration": calibration.from_pos_weight(dataset.attributes).to_dict(),
         "thresholds": dict.fromkeys(dataset.attributes, DEFAULT_THRESHOLD),
         "epoch": epoch,
         "metrics": {},

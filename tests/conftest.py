@@ -55,6 +55,38 @@ def sample(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def goes_on(monkeypatch):
+    """Checks that a training which is interrupted after its first checkpoint, and begun again, ends as `whole` did.
+
+    Called with a whole run, and a function that trains the same into another run and returns that.
+    """
+    import pandas as pd
+
+    from mlkit import train as train_module
+
+    real = train_module._checkpoint
+
+    def interrupted(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    def check(whole, start):
+        monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(train_module, "_checkpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        monkeypatch.setattr(train_module, "_checkpoint", real)
+        cut = start()
+        for file in ("history.csv", "epochs.csv", "predictions.csv"):
+            first, second = (
+                run.read_table(file).drop(columns=["img_per_s", "seconds"], errors="ignore") for run in (cut, whole)
+            )
+            pd.testing.assert_frame_equal(first, second)
+
+    return check
+
+
 def pytest_collection_modifyitems(items):
     """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are."""
     for item in items:

@@ -6,11 +6,9 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from mlkit import train as train_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.device import choose_device
@@ -104,30 +102,14 @@ def test_only_the_head_learns_above_a_frozen_backbone(trained):
     assert changed == {f"{head}.weight", f"{head}.bias"}
 
 
-def test_augmented_training_in_bf16_goes_on_after_an_interruption(trained, monkeypatch):
+def test_augmented_training_in_bf16_goes_on_after_an_interruption(trained, goes_on):
     options = {"flip": 0.5, "rotation": 10.0, "brightness": 0.2, "ema_decay": 0.9, "precision": "bf16", "epochs": 2}
     if trained.backbone in LARGE:  # without the interruption, to save time, and without the average, to save memory
         run = trained.again("augmented", **options | {"epochs": 1, "ema_decay": 0.0})
         assert losses(run).iloc[0] == pytest.approx(losses(trained.run).iloc[0], rel=0.2)
         return
     whole = trained.again("whole", **options)
-    monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
-    real = train_module._checkpoint
-
-    def interrupted(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_module, "_checkpoint", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        trained.again("cut", **options)
-    monkeypatch.setattr(train_module, "_checkpoint", real)
-    cut = trained.again("cut", **options)
-    for file in ("history.csv", "epochs.csv", "predictions.csv"):
-        first, second = (
-            run.read_table(file).drop(columns=["img_per_s", "seconds"], errors="ignore") for run in (cut, whole)
-        )
-        pd.testing.assert_frame_equal(first, second)
+    goes_on(whole, lambda: trained.again("cut", **options))
 
 
 def test_network_knows_in_inference_what_it_learned_in_eighty_steps(sample):

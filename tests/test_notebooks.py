@@ -10,9 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlkit.cli.given import DATA_PARAMETERS
 from mlkit.config import TrainConfig
-from mlkit.parameters import check_parameters, read_parameters
+from mlkit.parameters import DATA, check_parameters, read_parameters
 from mlkit.pipeline import CHAIN, TRAINING, known_parameters
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -97,7 +96,7 @@ def test_nbval_passes_the_committed_numbers_and_fails_a_wrong_one(wrong, tmp_pat
 def test_training_notebook_has_every_setting_and_the_defaults_are_the_sample_file():
     defaults = known_parameters(TRAINING)
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(defaults) == fields | set(DATA_PARAMETERS) | {"run", "overwrite", "find_learning_rate", "trial"}
+    assert set(defaults) == fields | set(DATA) | {"run", "overwrite", "find_learning_rate", "trial"}
     assert read_parameters(FOLDER / "parameters" / "sample.yaml").items() <= defaults.items()
 
 

@@ -320,26 +320,10 @@ def test_accumulated_parts_equal_the_whole_batch(dataset, sample, backbone_weigh
         {"sampler": "balanced", "pos_weight": "sqrt"},
     ],
 )
-def test_options_train_and_go_on_after_an_interruption(dataset, sample, monkeypatch, options):
+def test_options_train_and_go_on_after_an_interruption(dataset, sample, goes_on, options):
     config = replace(CONFIG, epochs=2, **options)
     whole, _ = start("whole", config, dataset, sample)
-    monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
-    real = train_module._checkpoint
-
-    def interrupted(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_module, "_checkpoint", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        start("cut", config, dataset, sample)
-    monkeypatch.setattr(train_module, "_checkpoint", real)
-    cut, _ = start("cut", config, dataset, sample)
-    for file in ("history.csv", "epochs.csv", "predictions.csv"):
-        first, second = (
-            run.read_table(file).drop(columns=["img_per_s", "seconds"], errors="ignore") for run in (cut, whole)
-        )
-        pd.testing.assert_frame_equal(first, second)
+    goes_on(whole, lambda: start("cut", config, dataset, sample)[0])
 
 
 def test_patience_stops_early(dataset, sample):

@@ -8,8 +8,6 @@ from typing import Any
 from mlkit.errors import MlkitError
 from mlkit.files import project_root, shown
 
-DATA_PARAMETERS: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
-
 
 def data_options() -> argparse.ArgumentParser:
     """Options of all commands that train, as a parent for their parsers."""

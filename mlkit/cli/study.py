@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from mlkit.cli.given import DATA_PARAMETERS, data_options, given_parameters
+from mlkit.cli.given import data_options, given_parameters
 
 
 def add_to(commands: Any) -> None:
@@ -19,13 +19,13 @@ def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
     from mlkit.config import TrainConfig
     from mlkit.dataset import MultiLabelDataset
-    from mlkit.parameters import check_parameters
+    from mlkit.parameters import DATA, check_parameters
     from mlkit.sample import FOLDER, ensure_sample
     from mlkit.study import run_study
     from mlkit.study.findings import advice, differences
     from mlkit.study.grid import Study
 
-    where = {**DATA_PARAMETERS, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
+    where = {**DATA, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
     training = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     asked = dataclasses.asdict(Study())
     del asked["config"]

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import DATA_PARAMETERS, data_options, given_parameters
+from mlkit.cli.given import data_options, given_parameters
 from mlkit.files import shown
 
 
@@ -25,14 +25,14 @@ def train(options: argparse.Namespace) -> int:
     from mlkit.dataset import MultiLabelDataset
     from mlkit.errors import ParameterError
     from mlkit.metrics import macro
-    from mlkit.parameters import check_parameters
+    from mlkit.parameters import DATA, check_parameters
     from mlkit.runs import Run
     from mlkit.sample import ensure_sample
     from mlkit.train import train as train_model
 
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    values = DATA_PARAMETERS | check_parameters(given_parameters(options), DATA_PARAMETERS | defaults)
-    data = {name: values.pop(name) for name in DATA_PARAMETERS}
+    values = DATA | check_parameters(given_parameters(options), DATA | defaults)
+    data = {name: values.pop(name) for name in DATA}
     if options.folds is not None:
         if {"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2:
             raise ParameterError(

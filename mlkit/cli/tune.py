@@ -47,7 +47,6 @@ def add_to(commands: Any) -> None:
     command.set_defaults(command=tune)
 
 
-_GRID = "every combination of the space (lists, or ranges with a step) instead of a search, each to its end"
 _RECOVER = "go on with the trials of processes that were killed here (or on HOST, where nothing works any more)"
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlkit.comparison.overview import DATA, key, shorten, written
+from mlkit.comparison.overview import key, shorten, written
 from mlkit.comparison.ranking import Comparison
+from mlkit.parameters import DATA
 
 _MANY = 6  # values of a number, above which its halves are compared instead of each value
 _NAMED = 3  # confounders

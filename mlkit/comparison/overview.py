@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlkit.parameters import DATA
 from mlkit.runs import Run
 
-DATA = ("images", "labels", "minus_one", "strict")  # parameters that say where the data is and how it is read
 FACTS = ("mAP", "validation_mAP", "judged_on", "seconds", "img_per_s", "parameters", "ran_on", "state")
 _TOLD = ("members",)  # told even of a single run: it is what tells an ensemble from a training
 _WIDEST = 18  # characters of a parameter's value for the eye

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
-from mlkit.parameters import check_parameters
+from mlkit.parameters import DATA, check_parameters
 from mlkit.pipeline import TRAINING, known_parameters
 from mlkit.progress import say
 from mlkit.sample import ensure_sample
@@ -15,7 +15,6 @@ from mlkit.tuning import Tuning
 from mlkit.tuning.space import Space
 
 SPACE = "notebooks/parameters/space.yaml"
-_DATA = ("images", "labels", "minus_one", "strict")
 
 
 def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune: bool = True, grid: bool = False) -> Tuning:
@@ -32,16 +31,14 @@ def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune
         MlkitError: if a parameter, the space or the data are not as they should be, or the folder holds something else.
     """
     own = [field.name for field in fields(TrainConfig)]
-    standard = {key: value for key, value in known_parameters(TRAINING).items() if key in {*own, *_DATA}}
+    standard = {key: value for key, value in known_parameters(TRAINING).items() if key in {*own, *DATA}}
     values = standard | check_parameters(given, standard)
     config = {key: values[key] for key in own}
     checked = Space.read(space, config)
     if grid:
         checked.grid()
     ensure_sample(values["labels"])
-    dataset = MultiLabelDataset.from_files(
-        image_size=TrainConfig(**config).image_size, **{key: values[key] for key in _DATA}
-    )
+    dataset = MultiLabelDataset.from_files(image_size=TrainConfig(**config).image_size, **{key: values[key] for key in DATA})
     say(str(dataset))
     tuning = Tuning(name, values, checked, dataset.fingerprint, prune=prune)
     tuning.begin()
