@@ -97,12 +97,6 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
 
 
-def logit(probabilities: np.ndarray, smallest: float = 1e-7) -> np.ndarray:
-    """Logits of stored probabilities; 0 and 1, which rounding makes, count as `smallest` and `1 - smallest`."""
-    p = np.clip(np.asarray(probabilities, np.float64), smallest, 1 - smallest)
-    return np.log(p) - np.log1p(-p)
-
-
 def _fit(x: np.ndarray, y: np.ndarray, ridge: float) -> tuple[float, float]:
     """Slope and bias of one attribute by Newton's method with Fisher's information and halved steps."""
 

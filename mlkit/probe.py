@@ -24,7 +24,6 @@ def features(
     backbone: str = "resnet18",
     weights: str = "imagenet",
     device: str = "auto",
-    precision: str = "fp32",
     seed: int = 0,
 ) -> np.ndarray:
     """What the head of a network would see of each image, float32 (images, features).
@@ -32,14 +31,13 @@ def features(
     Args:
         dataset: images.
         backbone, weights: as for `build_model`; "none" gives the features of a random network.
-        device, precision: as for `choose_device`. Random features of different images differ by so little that bf16 would
-            blur them.
+        device: as for `choose_device`.
         seed: of random weights.
 
     Raises:
         ParameterError, WeightsError: if there is no such network, or its weights cannot be had.
     """
-    chosen = choose_device(device, precision)
+    chosen = choose_device(device, "fp32")  # random features differ by so little that bf16 would blur them
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = place(build_model(backbone, 1, weights, dataset.image_size), chosen)
@@ -127,12 +125,11 @@ def out_of_fold(
     groups: pd.Series | None = None,
     folds: int = 5,
     seed: int = 0,
-    strength: float = STRENGTH,
 ) -> pd.DataFrame:
     """Probabilities (images, attributes), each from a probe that has seen neither the image nor a duplicate of it.
 
     Args:
-        inputs, labels, strength: as for `probe`.
+        inputs, labels: as for `probe`.
         groups: image -> group that stays in one fold, of `duplicate_groups` say.
         folds, seed: of `fold_images`, which also says the errors.
     """
@@ -140,5 +137,5 @@ def out_of_fold(
     result = np.empty(labels.shape)
     for number in np.unique(fold):
         held_out = fold == number
-        result[held_out] = probe(inputs, labels, ~held_out, strength, held_out)
+        result[held_out] = probe(inputs, labels, ~held_out, rows=held_out)
     return pd.DataFrame(result, index=labels.index, columns=labels.columns)

@@ -1,19 +1,24 @@
 """What holds the project together: the floors of the modules, one list of dependencies, the sample data."""
 
 import ast
+import json
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import mlkit
 from mlkit import sample as sample_module
 from mlkit.labelfile import read_labels
 from mlkit.labels import label_counts, to_codes
 
 ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = [
     ["__init__", "errors"],
     ["files", "progress", "losses", "device", "augment", "mapped", "feed", "metrics", "calibration"],
@@ -46,15 +51,55 @@ def test_modules_import_only_from_floors_below():
                 assert all(floor[name] < floor[own] for name in others), f"{path.name} imports {names}"
 
 
-def test_subpackages_are_installed():
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = [path.parent.relative_to(ROOT) for path in (ROOT / "mlkit").rglob("__init__.py")]
-    assert sorted(packages) == sorted(".".join(folder.parts) for folder in found)
+def test_every_folder_with_code_is_a_package_which_the_installation_finds():
+    assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["mlkit*"]
+    assert all((path.parent / "__init__.py").exists() for path in (ROOT / "mlkit").rglob("*.py"))
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" in PYPROJECT["project"]["dynamic"]
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mlkit.__version__"}
+    assert re.search(rf"^## {re.escape(mlkit.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def sources(folder):
+    """Path -> source of the modules, or the code cells of the notebooks, of a folder."""
+    modules = {path: path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")}
+    for path in (ROOT / folder).glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
+        modules[path] = "".join(line for line in lines if not line.startswith("%"))
+    return modules
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("mlkit", ["tensorboard"]), ("notebooks", []), ("tests", ["tensorboard", "test"])]
+)
+def test_every_package_that_is_imported_is_declared(folder, extras):
+    declared = [*PYPROJECT["project"]["dependencies"]]
+    declared += [text for extra in extras for text in PYPROJECT["project"]["optional-dependencies"][extra]]
+    names = {re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in declared}
+    distributions = packages_distributions()
+    own = {"mlkit", *(path.stem for path in (ROOT / folder).glob("*.py"))}
+    for path, text in sources(folder).items():
+        for node in ast.walk(ast.parse(text)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {module.split(".")[0] for module in modules} - own - sys.stdlib_module_names:
+                found = {name.lower().replace("_", "-") for name in distributions.get(module, [module])}
+                assert found & names, f"{path.name} imports {module}, and pyproject.toml names none of {found}"
+
+
+def test_every_file_of_a_run_folder_is_explained():
+    text = "\n".join([*sources("mlkit").values(), *sources("notebooks").values()])
+    calls = r"""(?:write_(?:table|json)\(\s*|(?:chosen|run|results) / )["']([\w]+\.\w+)["']"""
+    explained = (ROOT / "outputs" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(set(re.findall(calls, text))) if name not in explained] == []
 
 
 def test_environment_file_shows_the_packages_and_leaves_versions_to_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = PYPROJECT["project"]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     required = project["dependencies"] + project["optional-dependencies"]["test"]
     known = {re.match(r"[\w-]+", text).group().lower() for text in required}

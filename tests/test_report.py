@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.special import logit
 
 from mlkit import metrics, report
-from mlkit.calibration import logit
 from mlkit.errors import RunError
 from mlkit.folds import over_folds
 from mlkit.intervals import MEAN

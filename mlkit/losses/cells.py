@@ -6,8 +6,6 @@ from torch.nn import functional as F
 
 from mlkit.errors import ParameterError
 
-REDUCTIONS = ("sum_and_count", "mean", "sum", "none")
-
 
 def prepare(logits: Tensor, targets: Tensor) -> Tensor:
     """Logits in the precision to compute in: half precision becomes float32, float64 stays.
@@ -64,7 +62,7 @@ def reduce(losses: Tensor, used: Tensor, reduction: str) -> Tensor:
     Args:
         losses: (batch, attributes).
         used: bool (batch, attributes), the cells whose losses count. Without any the mean is a differentiable zero.
-        reduction: one of REDUCTIONS.
+        reduction: "sum_and_count", "mean", "sum" or "none".
 
     Raises:
         ParameterError: if the reduction is unknown.
