@@ -16,16 +16,24 @@ from mlkit.errors import ImageError, RunError
 from mlkit.files import resolve, shown
 from mlkit.images import load_image
 from mlkit.model import compute_logits, load_model, place
-from mlkit.progress import bar
+from mlkit.progress import bar, say
 from mlkit.runs import Run
 
 _BATCH = 64
 
 
 class Predictor:
-    """A model with what it needs to read an image as in training: size, normalisation, thresholds."""
+    """A model with what it needs to read an image as in training: size, normalisation, thresholds.
 
-    def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device) -> None:
+    Args:
+        model: the network.
+        meta: what its file says of it.
+        device: where to compute.
+        source: the run or file that it came from, for people.
+    """
+
+    def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device, source: str = "") -> None:
+        self.source = source
         self.model = place(model, device).eval()
         self.meta = meta
         self.device = device
@@ -33,18 +41,36 @@ class Predictor:
 
     @classmethod
     def load(cls, source: str | Path = "", device: str = "auto", precision: str = "auto") -> "Predictor":
-        """Load the model of a run (name or folder), a model file, or (empty) the newest run.
+        """Load the model of a run (name or folder), a model file, or (empty) the newest finished run.
+
+        A model whose training is not finished says so on screen.
 
         Raises:
             RunError: if there is no such run or file.
             WeightsError: if the file is no model of mlkit.
         """
         text = str(source)
-        path = resolve(text) if text.endswith((".pth", ".pt")) else Run.open(text) / "model.pth"
+        run = None if text.endswith((".pth", ".pt")) else Run.open(text)
+        path = resolve(text) if run is None else run / "model.pth"
         if not path.is_file():
             raise RunError(f"{shown(path)}: no such model; train one with notebook 02 or `mlkit train`")
         model, meta = load_model(path)
-        return cls(model, meta, choose_device(device, precision))
+        predictor = cls(model, meta, choose_device(device, precision), shown(path) if run is None else str(run))
+        if not predictor.finished:
+            say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
+        return predictor
+
+    def __str__(self) -> str:
+        """Which model answers: where it lies, network, epoch, when it was trained."""
+        when = self.meta.get("trained", "")[:16].replace("T", " ")
+        trained = f", trained {when} UTC" if when else ""
+        text = f"{self.source}, {self.meta['backbone']} of epoch {self.meta.get('epoch', '?')}{trained}"
+        return text if self.finished else f"{text}, not finished"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training ended, which calibrates the model and chooses its thresholds."""
+        return bool(self.meta.get("metrics"))
 
     @property
     def attributes(self) -> list[str]:

@@ -86,20 +86,23 @@ class Run:
 
     @classmethod
     def open(cls, name: str | Path = "") -> "Run":
-        """A run with a trained model: by name, by path, or (empty) the newest.
+        """A run, finished or not, by name or path; or (empty) the newest finished one with a model.
 
         Raises:
             RunError: if there is none; the text lists those that exist.
         """
         if not name:
-            runs = [run for run in list_runs() if (run / "model.pth").exists()]
+            known = list_runs()
+            runs = [run for run in known if run.finished and (run / "model.pth").exists()]
             if not runs:
-                raise RunError(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
+                begun = f"; begun, and to be had by name: {', '.join(run.name for run in known)}" if known else ""
+                way = "train one with notebook 02 or `mlkit train`"
+                raise RunError(f"no finished run in {shown(outputs_root())} yet; {way}{begun}")
             return runs[-1]
         path = folder_of(str(name))
         if not (path / "config.json").is_file():
-            known = ", ".join(run.name for run in list_runs()) or "none"
-            raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {known}")
+            names = ", ".join(run.name for run in list_runs()) or "none"
+            raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {names}")
         return cls(path)
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def model_meta(dataset: MultiLabelDataset, config: TrainConfig, epoch: int) -> d
         "calibration": calibration.from_pos_weight(dataset.attributes).to_dict(),
         "thresholds": dict.fromkeys(dataset.attributes, DEFAULT_THRESHOLD),
         "epoch": epoch,
-        "metrics": {},
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+        "metrics": {},  # filled in by `judge`, with which the training ends
         "mlkit_version": mlkit.__version__,
     }
 

@@ -130,16 +130,19 @@ def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
 # --- open
 
 
-def test_run_is_opened_by_name_by_path_or_as_the_newest_with_a_model(monkeypatch):
+def test_run_is_opened_by_name_by_path_or_as_the_newest_that_is_finished(monkeypatch):
     create("untrained")
-    for day, name in ((2, "b"), (3, "a"), (1, "c")):
+    for day, name in ((2, "b"), (3, "a"), (1, "c"), (4, "unfinished")):
         config = create(name).config()
         (outputs_root() / name / "model.pth").touch()
+        if name != "unfinished":
+            write_json(outputs_root() / name / "metrics.json", {})
         write_json(outputs_root() / name / "config.json", config | {"created": f"2030-01-0{day}T00:00:00.000+00:00"})
     (outputs_root() / "foreign").mkdir()
     (outputs_root() / "foreign" / "config.json").write_text("[1]")
-    assert [run.name for run in list_runs()] == ["untrained", "c", "b", "a"]
+    assert [run.name for run in list_runs()] == ["untrained", "c", "b", "a", "unfinished"]
     assert Run.open().name == "a"
+    assert Run.open("unfinished").name == "unfinished"
     assert Run.open("c").path == outputs_root() / "c"
     assert Run.open(outputs_root() / "b") == Run.open("b") == Run.open(str(outputs_root() / "b"))
     monkeypatch.setenv("MLKIT_ROOT", str(outputs_root().parent))
@@ -148,12 +151,14 @@ def test_run_is_opened_by_name_by_path_or_as_the_newest_with_a_model(monkeypatch
 
 
 def test_unknown_run_is_refused_with_those_that_exist():
-    with pytest.raises(RunError, match=r"no run in .*outputs yet; train one with notebook 02 or `mlkit train`"):
+    with pytest.raises(RunError, match=r"no finished run in .*outputs yet; train one with notebook 02 or `mlkit train`$"):
         Run.open()
     with pytest.raises(RunError, match=r"x is not a run folder \(no config.json\); known runs: none"):
         Run.open("x")
     create("first")
     create("second")
+    with pytest.raises(RunError, match=r"no finished run in .*; begun, and to be had by name: first, second"):
+        Run.open()
     (outputs_root() / "cache").mkdir()
     with pytest.raises(RunError, match=r"cache is not a run folder \(no config.json\); known runs: first, second"):
         Run.open("cache")

@@ -14,7 +14,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE", help="image, or folder of images")
     command.add_argument("--csv", metavar="FILE", help="write the table there instead of printing it")
     command.add_argument(
-        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest run)"
+        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
     )
     command.set_defaults(command=predict)
 
@@ -27,7 +27,9 @@ def predict(options: argparse.Namespace) -> int:
     broken: list[ImageError] = []
     source = options.model if not options.model.endswith((".pth", ".pt")) else Path(options.model).absolute()
     paths = [file for image in options.images for file in _files(Path(image).absolute())]
-    table = Predictor.load(source).predict(paths, broken.append)
+    predictor = Predictor.load(source)
+    print(f"model: {predictor}")
+    table = predictor.predict(paths, broken.append)
     for error in broken:
         print(f"mlkit: {error}", file=sys.stderr)
     if options.csv:

@@ -84,6 +84,8 @@ class _Member:
     def open(cls, run: Run) -> "_Member":
         if run.members:
             raise RunError(f"{run} is an ensemble itself; name its members in its place: {', '.join(run.members)}")
+        if not run.finished:
+            raise RunError(f"{run} is not finished; go on with its training, or leave it out")
         return cls(run, run.config()["parameters"], *load_model(run / "model.pth"))
 
     @property
@@ -130,6 +132,7 @@ def _meta(members: Sequence[_Member]) -> dict[str, Any]:
         **metas[0],
         **each,
         "backbone": f"ensemble of {each['backbone']}",
+        "trained": max(meta.get("trained", "") for meta in metas),
         "members": [{"run": member.name, **{name: member.meta[name] for name in own}} for member in members],
         "mlkit_version": mlkit.__version__,
     }
