@@ -9,7 +9,7 @@ import yaml
 from mlkit.augment import Augmentation
 from mlkit.errors import ParameterError, nearest
 from mlkit.labels import POS_WEIGHT_POLICIES
-from mlkit.losses import LOSSES, get_loss
+from mlkit.losses import BALANCED_BY_FOCUS, LOSSES, get_loss
 from mlkit.thresholds import parse_policy
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -38,8 +38,6 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _ABOVE_ZERO = ("learning_rate", "pos_weight_cap")
 _TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
-# Losses whose focusing weighs rare positives up already, so that "auto" leaves pos_weight out.
-_BALANCED_BY_FOCUS = ("asl", "csl", "hill")
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class TrainConfig:
         """The policy that "auto" stands for."""
         if self.pos_weight != "auto":
             return self.pos_weight
-        return "none" if self.loss in _BALANCED_BY_FOCUS else "balanced"
+        return "none" if self.loss in BALANCED_BY_FOCUS else "balanced"
 
     def parameters(self, **data: Any) -> dict[str, Any]:
         """Every parameter of a training as plain values, for the run folder: this configuration, and where the data is."""

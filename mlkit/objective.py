@@ -1,6 +1,8 @@
 """The objective: what a training minimises, put together from loss, weights and softened or mixed targets."""
 
 import inspect
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,10 +11,7 @@ from torch import Tensor
 
 from mlkit.config import TrainConfig
 from mlkit.labels import pos_weight, to_codes
-from mlkit.losses import get_loss
-
-# Losses that take an unknown cell for a no, so that it counts as one for the balance too.
-_UNKNOWN_IS_NO = ("assume_negative", "ll_r", "ll_ct")
+from mlkit.losses import BALANCED_BY_FOCUS, UNKNOWN_IS_NO, get_loss
 
 Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
 
@@ -36,7 +35,7 @@ class Objective:
         prior: Tensor | None,
         device: torch.device,
     ) -> None:
-        counted = labels.fillna(0) if config.loss in _UNKNOWN_IS_NO else labels
+        counted = labels.fillna(0) if config.loss in UNKNOWN_IS_NO else labels  # what the loss takes for a no counts as one
         weight = pos_weight(counted, config.pos_weight_cap, config.pos_weight_policy, image_weights=image_weights)
         self.pos_weight = torch.tensor(weight.to_numpy(), dtype=torch.float32, device=device)
         self._loss = get_loss(config.loss)
@@ -83,3 +82,38 @@ def image_weights(labels: pd.DataFrame, cap: float) -> np.ndarray:
     weights = np.where(codes == 1, factor, 1.0).max(axis=1, initial=1.0)
     relative: np.ndarray = weights / weights.mean()
     return relative
+
+
+def contradictions(config: TrainConfig) -> Iterator[str]:
+    """What of a configuration goes against the paper of its loss, one sentence each; see the losses' docstrings.
+
+    None of it is refused: it may be what a comparison is about.
+    """
+    loss, settings = config.loss, config.settings
+    if loss in BALANCED_BY_FOCUS:
+        for name, plain in (("pos_weight", "none"), ("sampler", "uniform")):
+            value = config.pos_weight_policy if name == "pos_weight" else config.sampler
+            if value != plain:
+                yield f"{name} {value!r}: {loss} balances by its gammas already, rare positives count twice; take {plain!r}"
+        if config.label_smoothing:
+            yield f"label_smoothing {config.label_smoothing:g}: {loss} focuses on hard cells, and softened ones stay so; take 0"
+    if loss in ("ll_r", "ll_ct", "csl"):
+        if config.mixup:
+            yield f"mixup {config.mixup:g}: {loss} picks unknown cells by what the network says of one image; take 0"
+        if config.accumulate > 1:
+            yield f"accumulate {config.accumulate}: {loss} picks unknown cells among a whole batch, here of a part; take 1"
+    if loss in ("ll_r", "ll_ct") and config.epochs <= (warmup := _setting(loss, settings, "warmup")):
+        yield f"epochs {config.epochs}: {loss} is assume_negative during its warm-up of {warmup}; train longer"
+    if loss == "csl" and not config.prior_run:
+        yield "prior_run is empty: csl then takes unknown cells of common attributes for a no, too; name a run of masked_bce"
+    if loss != "csl" and config.prior_run:
+        yield f"prior_run {config.prior_run!r}: {loss} has no prior, it is not used"
+    if loss in ("asl", "csl") and _setting(loss, settings, "gamma_pos") > _setting(loss, settings, "gamma_neg"):
+        yield f"loss_settings: {loss} weighs easy negatives down more than easy positives; let gamma_neg be the larger"
+    if loss == "hill" and _setting(loss, settings, "lambda_") < 1.5:
+        yield "loss_settings: below a lambda_ of 1.5, hill pushes unknown cells up that the network is sure of; take 1.5"
+
+
+def _setting(loss: str, given: dict[str, Any], name: str) -> Any:
+    """The value of a loss's setting, its own where none is given."""
+    return given.get(name, inspect.signature(get_loss(loss)).parameters[name].default)

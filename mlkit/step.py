@@ -8,15 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mlkit.calibration import Calibration
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.device import Device, largest_batch
-from mlkit.errors import ParameterError
+from mlkit.errors import ParameterError, RunError
 from mlkit.feed import Feed
-from mlkit.losses import csl_prior
+from mlkit.losses import UNKNOWN_IS_LEFT_OUT
 from mlkit.model import build_model, load_model, place
 from mlkit.objective import Objective, Targets, image_weights
 from mlkit.optim import WeightAverage, build_optimizer
+from mlkit.progress import say
 from mlkit.runs import Run
 from mlkit.stages import Activations, Stages
 
@@ -52,7 +54,8 @@ class TrainingStep:
         self._images = len(dataset)
         self.optimizer = build_optimizer(self._stages.parameters(), config)
         self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
-        prior = _prior(config, dataset, training, device) if config.loss == "csl" else None
+        asked = config.loss == "csl" and config.prior_run
+        prior = estimate_prior(config.prior_run, dataset, training, device) if asked else None
         self.objective = Objective(config, labels, self.image_weights, prior, device.device)
         self._prepare: Callable[..., Tensor] = torch.compile(self._prepared) if config.compile else self._prepared
         self._logits: Callable[[Tensor], Tensor] = torch.compile(self._forward) if config.compile else self._forward
@@ -136,15 +139,44 @@ class TrainingStep:
         return largest_batch(fits, most)
 
 
-def _prior(config: TrainConfig, dataset: MultiLabelDataset, training: np.ndarray, device: Device) -> Tensor | None:
-    """Share of training images with each attribute, as an earlier run's model sees it."""
-    if not config.prior_run:
-        return None
-    model = Run.open(config.prior_run) / "model.pth"
+def estimate_prior(name: str, dataset: MultiLabelDataset, images: np.ndarray, device: Device) -> Tensor:
+    """Share of images that have each attribute, for `csl`: the mean of a run's calibrated probabilities.
+
+    The paper (see `losses.csl`) takes what a network says that was trained with the unknown cells left out. A pos_weight in
+    that training moves what it says, and calibration takes that back.
+
+    Args:
+        name: of the run.
+        dataset: images, known or not.
+        images: indices of those to look at, the training images.
+        device: where to compute.
+
+    Returns:
+        float32 (attributes,).
+
+    Raises:
+        RunError: if there is no such run, or it is not finished.
+        ParameterError: if it is uncalibrated, or was made for other attributes or another size of images.
+    """
+    run = Run.open(name)
+    if not run.finished:
+        raise RunError(f"prior_run {name!r}: {run} is not finished, so not calibrated; go on with its training")
+    if not run.config()["parameters"].get("calibrate", True):
+        raise ParameterError(
+            f"prior_run {name!r} has calibrate false, so that its probabilities are no frequencies; train it with true"
+        )
+    _, meta = load_model(run / "model.pth")
+    if wrong := [part["loss"] for part in meta.get("members", [meta]) if part["loss"] not in UNKNOWN_IS_LEFT_OUT]:
+        say(
+            f"warning: prior_run {name!r} was trained with {wrong[0]}, which takes unknown cells for a no; the paper of csl "
+            f"estimates the prior by a loss that leaves them out: {', '.join(UNKNOWN_IS_LEFT_OUT)}"
+        )
     try:
-        return csl_prior(model_logits(model, dataset, training, device))
+        logits = model_logits(run / "model.pth", dataset, images, device).numpy()
     except ParameterError as error:
-        raise ParameterError(f"prior_run {config.prior_run!r}: {error}") from None
+        raise ParameterError(f"prior_run {name!r}: {error}") from None
+    probabilities = Calibration.from_dict(meta["calibration"]).probabilities(logits)
+    return torch.from_numpy(probabilities.mean(axis=0)).float()
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from mlkit.labels import label_counts
 from mlkit.losses import masked_bce
 from mlkit.metrics import evaluate, macro
 from mlkit.model import load_torch, save_model, save_torch
+from mlkit.objective import contradictions
 from mlkit.optim import learning_rate
 from mlkit.progress import bar, say
 from mlkit.runs import Run
@@ -90,6 +91,8 @@ def _train(
     run.write_table("split.csv", split.reset_index())
     say(f"device: {device}")
     say(f"network: {config.backbone}, weights: {config.weights}, freeze: {config.freeze}; loss: {config.loss}")
+    for text in contradictions(config):
+        say(f"warning: {text}")
     say(f"images: {len(training)} to train on, {len(validation)} to validate on, {len(test)} to test on")
     step = TrainingStep(dataset, training, config, device, run)
     steps = len(list(batches(training, step.batch_size, config.seed, epoch=0)))

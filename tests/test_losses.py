@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from mlkit.errors import ParameterError
-from mlkit.losses import LOSSES, csl_prior, get_loss, ll_ct, ll_r, masked_bce
+from mlkit.losses import LOSSES, get_loss, ll_ct, ll_r, masked_bce
 
 # Every loss, with what is needed for all of it to happen in a small batch.
 PRIOR = torch.tensor([0.01, 0.3, 0.02, 0.04, 0.03])
@@ -319,11 +319,10 @@ def test_csl_leaves_out_the_likeliest_unknown_cells_and_those_of_common_attribut
     assert (losses == 0).equal(unknown & (PRIOR > 0.05))
 
 
-def test_csl_prior_is_the_mean_probability_of_each_attribute(batch):
-    logits, _ = batch
-    prior = csl_prior(logits.half())
-    torch.testing.assert_close(prior, torch.sigmoid(logits.half().float()).mean(0))
-    assert not prior.requires_grad
+@pytest.mark.parametrize("settings", [{"beta": -1.0}, {"alpha": -6.0}])
+def test_partial_bce_refuses_weights_below_zero(batch, settings):
+    with pytest.raises(ParameterError, match="beta"):
+        get_loss("partial_bce")(*batch, **settings)
 
 
 @pytest.mark.parametrize(("epoch", "k"), [(1, 0), (2, 0), (3, 3), (4, 5), (5, 8), (13, 27), (16, 32), (100, 32)])

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from mlkit.config import TrainConfig
+from mlkit.files import project_root
 from mlkit.labels import from_codes, pos_weight
-from mlkit.losses import masked_bce
-from mlkit.objective import Objective, image_weights
+from mlkit.losses import LOSSES, masked_bce
+from mlkit.objective import Objective, contradictions, image_weights
+from mlkit.parameters import read_parameters
 
 CPU = torch.device("cpu")
 PLAIN = TrainConfig(weights="none", pos_weight="none")
@@ -107,3 +109,31 @@ def test_auto_leaves_losses_alone_that_balance_themselves(labels, loss, balanced
 def test_losses_that_take_unknown_for_no_are_balanced_with_those_counted(labels):
     objective = Objective(replace(PLAIN, pos_weight="balanced", loss="ll_r"), labels, None, None, CPU)
     np.testing.assert_allclose(objective.pos_weight, pos_weight(labels.fillna(0)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"loss": "asl", "pos_weight": "balanced"}, "pos_weight 'balanced': asl"),
+        ({"loss": "csl", "pos_weight": "sqrt", "prior_run": "a"}, "pos_weight 'sqrt': csl"),
+        ({"loss": "hill", "pos_weight": "effective"}, "pos_weight 'effective': hill"),
+        ({"loss": "asl", "sampler": "balanced"}, "sampler 'balanced': asl"),
+        ({"loss": "hill", "label_smoothing": 0.1}, "label_smoothing 0.1: hill"),
+        ({"loss": "ll_r", "mixup": 0.2}, "mixup 0.2: ll_r"),
+        ({"loss": "ll_ct", "accumulate": 4}, "accumulate 4: ll_ct"),
+        ({"loss": "ll_r", "epochs": 3, "loss_settings": "warmup: 3"}, "epochs 3: ll_r"),
+        ({"loss": "csl"}, "prior_run is empty: csl"),
+        ({"loss": "asl", "prior_run": "a"}, "prior_run 'a': asl"),
+        ({"loss": "asl", "loss_settings": "gamma_pos: 5"}, "loss_settings: asl"),
+        ({"loss": "hill", "loss_settings": "lambda_: 1.2"}, "lambda_ of 1.5, hill"),
+    ],
+)
+def test_what_goes_against_the_paper_of_a_loss_is_named(settings, named):
+    (text,) = contradictions(replace(TrainConfig(weights="none"), **settings))
+    assert named in text
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_loss_contradicts_its_paper_with_the_recipe_of_own_data(loss):
+    seed = read_parameters(project_root() / "notebooks" / "parameters" / "seed.yaml")
+    assert not list(contradictions(TrainConfig(**seed, loss=loss, prior_run="a" if loss == "csl" else "")))

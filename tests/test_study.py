@@ -8,12 +8,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mlkit import cli
 from mlkit import study as study_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError, RunError
+from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes, to_codes
 from mlkit.runs import outputs_root
 from mlkit.study import plots, run_study, split_and_hide
@@ -127,7 +129,7 @@ def test_refuses_a_study_that_cannot_be(changes, message):
 
 def test_truth_of_test_images_and_of_hidden_cells_teaches_nothing(truth, monkeypatch, tmp_path):
     cell = STUDY.cells[1]
-    labels, test = split_and_hide(STUDY, cell, truth)
+    labels, test = split_and_hide(STUDY, cell, truth, truth.digests)
     assert not set(labels.index) & set(truth.labels.index[test])
     split = pd.Series("train", truth.labels.index)
     split.iloc[test] = "test"
@@ -140,7 +142,11 @@ def test_truth_of_test_images_and_of_hidden_cells_teaches_nothing(truth, monkeyp
     taught[rest] = np.where(labels.isna().to_numpy(), 1 - codes[rest], codes[rest])
     results = [
         study_module._compute(
-            STUDY, cell, truth.with_labels(from_codes(c, truth.labels.index, truth.attributes)), tmp_path / "cell"
+            STUDY,
+            cell,
+            truth.with_labels(from_codes(c, truth.labels.index, truth.attributes)),
+            truth.digests,
+            tmp_path / "cell",
         )
         for c in (codes, judged, taught)
     ]
@@ -152,6 +158,30 @@ def test_truth_of_test_images_and_of_hidden_cells_teaches_nothing(truth, monkeyp
     assert first["mAP"] != other_test["mAP"]
     assert first["known"] == pytest.approx(0.5, abs=0.01)
     assert not (tmp_path / "cell").exists(), "no model of 45 MB per cell is left"
+
+
+def test_no_test_image_has_a_resized_copy_among_those_that_teach(sample, tmp_path, monkeypatch):
+    names = [f"{i:04d}.jpg" for i in range(12)]
+    copies = [f"copy-{name}" for name in names]
+    for name, copy in zip(names, copies, strict=True):
+        picture = Image.open(sample / "images" / name).convert("RGB")
+        picture.save(tmp_path / name)
+        picture.resize((48, 48)).save(tmp_path / copy)
+    codes = np.tile(np.arange(12)[:, None] % [2, 3] == 0, (2, 1)).astype(np.int8)
+    write_labels(from_codes(codes, names + copies, ["a", "b"]), tmp_path / "labels.csv")
+    truth = MultiLabelDataset.from_files(str(tmp_path), str(tmp_path / "labels.csv"), 32)
+    learnt = []
+
+    def look(study, cell, truth, groups, folder):
+        labels, test = split_and_hide(study, cell, truth, groups)
+        learnt.append((set(labels.index), set(truth.labels.index[test])))
+        return fake(study, cell, truth, groups, folder)
+
+    monkeypatch.setattr(study_module, "_compute", look)
+    run_study(replace(STUDY, seeds=[0, 1]), truth, "s")
+    for taught, judging in learnt:
+        assert judging
+        assert not {name for name in judging if name.removeprefix("copy-") in taught or f"copy-{name}" in taught}
 
 
 def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
@@ -170,7 +200,7 @@ def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
         run_study(study, truth, "s")
     results = run_study(study, truth, "s")
     assert [config.loss for config in trained] == ["masked_bce"] * 3 + ["masked_bce", "csl"], "the cell that was cut, again"
-    assert trained[3].pos_weight == "none"
+    assert (trained[3].pos_weight, trained[3].calibrate) == ("none", True)
     assert trained[4].prior_run
     assert list(results.method) == ["masked_bce", "masked_bce", "csl"]
     assert results.mAP.between(0, 1).all()
@@ -192,7 +222,7 @@ def test_other_settings_and_other_data_are_other_cells(truth):
     assert len({study_module._digest(study.settings(c), data) for study, c, data in settings}) == 4
 
 
-def fake(study, cell, truth, folder):
+def fake(study, cell, truth, groups, folder):
     """In place of a training: writes down who worked."""
     with open(folder.parent.parent / "log.txt", "a") as log:
         log.write(f"{os.getpid()} {cell}\n")

@@ -13,16 +13,19 @@ from mlkit import calibration
 from mlkit import train as train_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
+from mlkit.device import choose_device
 from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.labelfile import read_labels, write_labels
 from mlkit.labels import pos_weight, to_codes
 from mlkit.losses import LOSSES, masked_bce
 from mlkit.metrics import evaluate
-from mlkit.model import load_model
+from mlkit.model import build_model, load_model, save_model
 from mlkit.predict import Predictor
 from mlkit.runs import Run
+from mlkit.step import estimate_prior
 from mlkit.thresholds import choose_thresholds
 from mlkit.train import split_dataset, train
+from mlkit.verdict import model_meta
 
 CONFIG = TrainConfig(
     image_size=32,
@@ -377,10 +380,41 @@ def test_every_loss_trains(dataset, sample, loss):
     assert history.iloc[-3:].mean() < history.iloc[0]
 
 
+def constant_model(name, dataset, logit, loss="masked_bce", **parameters):
+    """A finished run whose network says the same logit of every image, and whose calibration takes 2 off."""
+    network = build_model("resnet18", len(dataset.attributes), "none")
+    torch.nn.init.zeros_(network.fc.weight)
+    torch.nn.init.constant_(network.fc.bias, logit)
+    run = Run.create(name, parameters, dataset.fingerprint)
+    config = replace(CONFIG, loss=loss)
+    weight = calibration.from_pos_weight(dataset.attributes, np.exp(2.0)).to_dict()
+    save_model(run / "model.pth", network, model_meta(dataset, config, 1) | {"calibration": weight})
+    run.write_json("metrics.json", {})
+    return run
+
+
+def test_prior_of_csl_is_the_mean_of_calibrated_probabilities(dataset, capsys):
+    device, images = choose_device("cpu", "fp32"), np.arange(8)
+    constant_model("weighted", dataset, 0.0)
+    prior = estimate_prior("weighted", dataset, images, device)
+    torch.testing.assert_close(prior, torch.full((4,), -2.0).sigmoid())
+    assert not capsys.readouterr().out
+    constant_model("negative", dataset, 0.0, loss="assume_negative")
+    estimate_prior("negative", dataset, images, device)
+    assert "warning: prior_run 'negative' was trained with assume_negative" in capsys.readouterr().out
+    constant_model("raw", dataset, 0.0, calibrate=False)
+    with pytest.raises(ParameterError, match="prior_run 'raw' has calibrate false"):
+        estimate_prior("raw", dataset, images, device)
+    (constant_model("cut", dataset, 0.0) / "metrics.json").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        estimate_prior("cut", dataset, images, device)
+
+
 def test_csl_takes_its_prior_from_an_earlier_run(dataset, sample):
-    start("ignore", replace(CONFIG, pos_weight="none"), dataset, sample)
-    with_prior, _ = start("with", replace(CONFIG, epochs=1, loss="csl", prior_run="ignore"), dataset, sample)
-    without, _ = start("without", replace(CONFIG, epochs=1, loss="csl"), dataset, sample)
+    constant_model("common", dataset, 2.0)
+    config = replace(CONFIG, epochs=1, loss="csl")
+    with_prior, _ = start("with", replace(config, prior_run="common"), dataset, sample)
+    without, _ = start("without", config, dataset, sample)
     assert not with_prior.read_table("history.csv").loss.equals(without.read_table("history.csv").loss)
     with pytest.raises(RunError, match="not a run folder"):
         start("b", replace(CONFIG, loss="csl", prior_run="nowhere"), dataset, sample)

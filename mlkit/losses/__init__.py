@@ -24,14 +24,16 @@ from mlkit.losses.asymmetric import asl
 from mlkit.losses.bce import assume_negative, masked_bce, partial_bce
 from mlkit.losses.hill_loss import hill
 from mlkit.losses.large_loss import ll_ct, ll_r
-from mlkit.losses.selective import csl, csl_prior
+from mlkit.losses.selective import csl
 
 __all__ = [
+    "BALANCED_BY_FOCUS",
     "LOSSES",
+    "UNKNOWN_IS_LEFT_OUT",
+    "UNKNOWN_IS_NO",
     "asl",
     "assume_negative",
     "csl",
-    "csl_prior",
     "get_loss",
     "hill",
     "ll_ct",
@@ -43,6 +45,11 @@ __all__ = [
 LOSSES: dict[str, Callable[..., Tensor]] = {
     loss.__name__: loss for loss in (masked_bce, assume_negative, partial_bce, asl, csl, hill, ll_r, ll_ct)
 }
+# What their papers say of them. Focusing weighs rare positives up already, so that a pos_weight would do so twice.
+BALANCED_BY_FOCUS = ("asl", "csl", "hill")
+# An unknown cell has no say; `hill` and `csl` lie between these and the next.
+UNKNOWN_IS_LEFT_OUT = ("masked_bce", "partial_bce", "asl")
+UNKNOWN_IS_NO = ("assume_negative", "ll_r", "ll_ct")
 
 
 def get_loss(name: str) -> Callable[..., Tensor]:

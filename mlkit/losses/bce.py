@@ -69,9 +69,11 @@ def partial_bce(
         alpha, beta, gamma: the weight of an image, alpha k^gamma + beta.
 
     Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, or gamma is negative.
+        ParameterError: if the shapes differ, the reduction is unknown, gamma is negative, or an image's weight can be.
     """
     check("gamma", gamma, 0)
+    check("beta", beta, 0)  # the weight where next to nothing is known
+    check("alpha + beta", alpha + beta, 0)  # and where everything is; between them it is monotone
     logits, known = prepare(logits, targets), targets >= 0
     share = known.to(logits.dtype).mean(dim=1, keepdim=True)
     losses = (alpha * share**gamma + beta) * cross_entropy(keep(logits, known), targets, pos_weight)

@@ -41,7 +41,8 @@ def csl(
         pos_weight: (attributes,), the weight w of a known positive cell, or None. The gammas balance already.
         reduction: see `mlkit.losses`.
         top_fraction: share of the batch's unknown cells, those with the largest logits, to leave out, in [0, 1].
-        prior: (attributes,), share of images that have the attribute, estimated by `csl_prior`; None for the top cells only.
+        prior: (attributes,), share of images that have the attribute, as a model sees it that was trained with the unknown
+            cells left out (`step.estimate_prior`); None for the top cells only.
         prior_threshold: an unknown cell of an attribute that is more frequent is left out.
         gamma_pos, gamma_neg, gamma_unknown: how much easy cells are weighed down; 0 is not at all.
 
@@ -61,13 +62,3 @@ def csl(
     positive = weigh(positive_term(logits, gamma_pos), pos_weight)
     negative = torch.where(unknown, negative_term(logits, gamma_unknown), negative_term(logits, gamma_neg))
     return reduce(torch.where(targets == 1, positive, negative), ~left_out, reduction)
-
-
-def csl_prior(logits: Tensor) -> Tensor:
-    """Prior of each attribute for `csl`: the mean probability over the training images, float32 (attributes,).
-
-    Args:
-        logits: (images, attributes), by a network that was trained with the unknown cells left out (`masked_bce`, or `csl`
-            with top_fraction = 1), and without pos_weight, which would raise the probabilities of rare attributes.
-    """
-    return torch.sigmoid(logits.detach().float()).mean(dim=0)

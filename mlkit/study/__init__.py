@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.device import choose_device
+from mlkit.duplicates import duplicate_groups
 from mlkit.errors import RunError
 from mlkit.files import atomic, shown, write_json
 from mlkit.metrics import evaluate, macro
@@ -64,6 +65,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
     files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth)}.json" for cell in study.cells}
+    groups = duplicate_groups(truth)
     pending = [cell for cell, file in files.items() if not file.exists()]
     say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
     with bar(total=len(pending), desc="study", unit="training", smoothing=0.1) as progress:
@@ -74,7 +76,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
                 try:
                     with FileLock(file.with_suffix(".lock"), timeout=0):
                         if not file.exists():
-                            result = _compute(study, cell, truth, file.with_suffix(""))
+                            result = _compute(study, cell, truth, groups, file.with_suffix(""))
                             write_json(file, {"settings": study.settings(cell), "data": truth.fingerprint, "result": result})
                             _write(folder, files)
                 except Timeout:
@@ -89,30 +91,31 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     return _write(folder, files)
 
 
-def split_and_hide(study: Study, cell: Cell, truth: MultiLabelDataset) -> tuple[pd.DataFrame, np.ndarray]:
+def split_and_hide(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series) -> tuple[pd.DataFrame, np.ndarray]:
     """Labels to learn from, with hidden cells and without the test images, and the positions of the test images.
 
-    The test images depend on the full labels and the seed alone, so that all methods of a seed are judged on the same. The
-    validation images lose cells like the training images do: who has partial labels has to choose an epoch by them.
+    The test images depend on the full labels and the seed alone, so that all methods of a seed are judged on the same; no
+    image has a near duplicate (`groups`, of `duplicate_groups`) among them. The validation images lose cells like the
+    training images do: who has partial labels has to choose an epoch by them.
     """
     share = study.config.validation_fraction
-    split = split_images(truth.labels, share, cell.seed, truth.digests, test=study.config.test_fraction)
+    split = split_images(truth.labels, share, cell.seed, groups, test=study.config.test_fraction)
     rest = truth.labels[split != "test"]
     if cell.mechanism != FULL:
         rest = hide(rest, cell.fraction, cell.mechanism, cell.seed, study.ratio, study.block_images)
     return rest, np.flatnonzero(split == "test")
 
 
-def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, folder: Path) -> dict[str, Any]:
+def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series, folder: Path) -> dict[str, Any]:
     """Train one cell in a folder that does not outlive it, and judge it on the full truth."""
     started = time.monotonic()
-    labels, test = split_and_hide(study, cell, truth)
+    labels, test = split_and_hide(study, cell, truth, groups)
     dataset, config = truth.with_labels(labels), study.training(cell)
     try:
         if config.loss == "csl":
             # the paper estimates how frequent each attribute is by a model that leaves unknown cells out
             config = replace(config, prior_run=str(folder / "prior"))
-            prior = replace(config, loss="masked_bce", prior_run="", pos_weight="none")
+            prior = replace(config, loss="masked_bce", prior_run="", pos_weight="none", calibrate=True)
             _train(dataset, prior, folder / "prior")
         run = _train(dataset, config, folder / "run")
         device = choose_device(config.device, config.safe_precision)
