@@ -102,6 +102,10 @@ def memory_errors(setting: str) -> Iterator[None]:
         raise MlkitError(f"out of memory on the device ({str(error).split('.')[0]}); lower {setting}") from None
 
 
+# What ONEDNN_MAX_CPU_ISA may keep oneDNN to, torch's kernels for CPUs, without bf16 instructions.
+_LIMITED = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
 def choose_device(device: str = "auto", precision: str = "auto") -> Device:
     """Device and precision for training and inference.
 
@@ -124,16 +128,20 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
         raise ParameterError(f'precision is {precision!r}; it must be "auto", "fp32" or "bf16"')
     if precision != "auto":
         return Device(chosen, torch.bfloat16 if precision == "bf16" else None, "as asked")
-    native, why = _native_bf16(chosen)
+    native, why = native_bf16(chosen)
     return Device(chosen, torch.bfloat16 if native else None, why)
 
 
-def _native_bf16(device: torch.device) -> tuple[bool, str]:
+def native_bf16(device: torch.device) -> tuple[bool, str]:
+    """Whether the device multiplies bf16 by instructions of its own, and why that is so, for people."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return native, f"{torch.cuda.get_device_name(device)} has {'' if native else 'no '}bf16 units"
     if device.type != "cpu":
         return False, f"bf16 is not measured on {device.type}"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in _LIMITED:
+        return False, f"ONEDNN_MAX_CPU_ISA is {limit}, which has no bf16 instructions"
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
     if not capabilities and torch.cpu._is_avx512_bf16_supported():  # torch 2.11 has no public question

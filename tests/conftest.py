@@ -1,8 +1,10 @@
 """Nothing that a test makes lands in the real outputs; the committed notebooks run small under nbval."""
 
 import ast
+import contextlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes that fig
 os.environ["MLKIT_OUTPUTS"] = tempfile.mkdtemp(prefix="mlkit-tests-")
 os.environ["MLKIT_PROGRESS"] = "off"
 
+HANG = 1800  # seconds; the one limit of all tests, against what never ends: no slow or busy machine may meet it
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
 SMALL = {
     "02_train_resnet18": {"epochs": 1, "image_size": 32},
@@ -35,6 +38,22 @@ from mlkit.runs import list_runs
 if not list_runs():
     main(["train", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "small"])
 """
+
+
+def pytest_configure(config):
+    """nbval has limits of its own, of which seconds would do on no busy machine."""
+    config.option.nbval_cell_timeout = config.option.nbval_kernel_startup_timeout = HANG
+
+
+def wait_for(condition):
+    """The first true value of `condition()`; a server that does not answer yet counts as false."""
+    end = time.monotonic() + HANG
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if found := condition():
+                return found
+        time.sleep(0.1)
+    raise AssertionError("nothing came")
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +109,10 @@ def goes_on(monkeypatch):
 def pytest_collection_modifyitems(items):
     """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are."""
     for item in items:
-        if type(item).__name__ == "IPyNbCell" and "parameters" in item.cell.metadata.get("tags", []):
+        if type(item).__name__ != "IPyNbCell":
+            continue
+        item.output_timeout = HANG
+        if "parameters" in item.cell.metadata.get("tags", []):
             overrides = SMALL.get(item.parent.path.stem, {})
             known = {line.targets[0].id for line in ast.parse(item.cell.source).body}
             if unknown := set(overrides) - known:

@@ -102,8 +102,8 @@ def test_only_the_head_learns_above_a_frozen_backbone(trained):
     assert changed == {f"{head}.weight", f"{head}.bias"}
 
 
-def test_augmented_training_in_bf16_goes_on_after_an_interruption(trained, goes_on):
-    options = {"flip": 0.5, "rotation": 10.0, "brightness": 0.2, "ema_decay": 0.9, "precision": "bf16", "epochs": 2}
+def test_augmented_training_in_the_precision_of_this_machine_goes_on_after_an_interruption(trained, goes_on):
+    options = {"flip": 0.5, "rotation": 10.0, "brightness": 0.2, "ema_decay": 0.9, "precision": "auto", "epochs": 2}
     if trained.backbone in LARGE:  # without the interruption, to save time, and without the average, to save memory
         run = trained.again("augmented", **options | {"epochs": 1, "ema_decay": 0.0})
         assert losses(run).iloc[0] == pytest.approx(losses(trained.run).iloc[0], rel=0.2)

@@ -15,7 +15,11 @@ from PIL import Image
 from mlkit import bench, plots
 from mlkit.bench import BenchConfig, footprint, make_photos, measure, measurements
 from mlkit.cli import main
+from mlkit.config import TrainConfig
+from mlkit.device import Device
 from mlkit.errors import MlkitError
+from mlkit.labelfile import write_labels
+from mlkit.labels import from_codes
 from mlkit.runs import outputs_root
 
 mpl.use("Agg")
@@ -29,9 +33,7 @@ KEYS = {
     "mlkit_img_per_s",
     "step_img_per_s",
     "gemm_fp32_gflop_per_s",
-    "gemm_bf16_gflop_per_s",
     "gemm_bound_fp32_img_per_s",
-    "gemm_bound_bf16_img_per_s",
     "gemm_bound_img_per_s",
     "gflop_per_img",
     "plain_decode_img_per_s",
@@ -51,18 +53,36 @@ KEYS = {
     "rss_2_mb",
     "rss_20_mb",
 }
+LEFT_OUT = {"gemm_bf16_gflop_per_s", "gemm_bound_bf16_img_per_s", "peak_gpu_mb"}  # by a CPU without bf16 instructions
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Figures of one small bench by the command line, on own images of which one is broken; and what it printed."""
+    """Figures of one small bench by the command line, on own images of which one is broken; and what it printed.
+
+    On a CPU whose bf16 is hidden, so that all machines measure the same.
+    """
     folder = tmp_path_factory.mktemp("own")
     names = make_photos(folder / "images", 24, side=64)
     (folder / "images" / names[3]).write_text("no image")
     (folder / "images" / "notes.txt").write_text("not looked at")
-    small = ["--image-size", "32", "--batch-size", "4", "--repeats", "2", "--cache-count", "20", "--count", "100"]
+    small = [
+        "--image-size",
+        "32",
+        "--batch-size",
+        "4",
+        "--repeats",
+        "2",
+        "--cache-count",
+        "20",
+        "--count",
+        "100",
+        "--device",
+        "cpu",
+    ]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setenv("MLKIT_OUTPUTS", str(folder / "outputs"))
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
         assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
         assert not list(outputs_root().iterdir()), "nothing is left behind"
     return json.loads((folder / "figures.json").read_text()), printed.getvalue()
@@ -88,12 +108,35 @@ def test_plain_is_the_better_of_its_two_ways_to_load(measured):
 
 def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
     figures, printed = measured
-    assert len(bench.table(figures)) == len(KEYS) - 2  # the bound that was chosen is one of two; FLOPs stand above
-    for text in (*bench.table(figures).index, "machine:", "bf16" if "bf16" in figures["device"] else "fp32", "x plain"):
+    table = bench.table(figures)
+    assert len(table) == len(KEYS | LEFT_OUT) - 2  # the bound that was chosen is one of two; FLOPs stand above
+    for text in (*table.index, "machine:", "float32, channels_last", "x plain"):
         assert text in printed
     assert f"torch {version('torch')}" in printed
     assert "own, the first is 64x64" in printed
     assert "resnet18, 32 px, batches of 4" in printed
+
+
+def test_table_says_what_the_machine_does_not_have(measured):
+    figures, printed = measured
+    assert set(figures["left_out"]) == LEFT_OUT
+    assert not LEFT_OUT & set(figures)
+    for label in ("training: GEMM bound, bf16", "matrix product, bf16"):
+        reason = "left out: ONEDNN_MAX_CPU_ISA is AVX2, which has no bf16 instructions"
+        assert bench.table(figures).loc[label].tolist() == ["-", "-", "-", "", reason]
+        assert reason in printed
+
+
+@pytest.mark.parametrize(("native", "asked", "expected"), [(True, None, 2), (False, None, 1), (False, torch.bfloat16, 2)])
+def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, expected, tmp_path, monkeypatch):
+    names = make_photos(tmp_path / "images", 8, side=32)
+    write_labels(from_codes(np.arange(32).reshape(8, 4) % 2, names, "abcd"), tmp_path / "labels.csv")
+    monkeypatch.setattr(measurements, "native_bf16", lambda device: (native, "reason"))
+    monkeypatch.setattr(measurements, "matrix_product", lambda device, dtype: 7.0)
+    config = TrainConfig(image_size=16, backbone="shufflenet_v2_x0_5", weights="none", batch_size=2, test_fraction=0)
+    device = Device(torch.device("cpu"), asked, "as asked")
+    taken = measurements.Measurements(tmp_path / "images", tmp_path / "labels.csv", config, device, tmp_path).gemm()
+    assert sum(name.endswith("gflop_per_s") for name in taken) == expected
 
 
 def test_flops_are_those_of_the_network(measured):

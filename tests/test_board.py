@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from datetime import datetime
@@ -16,6 +15,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import HANG, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -267,14 +267,8 @@ def test_command_serves_the_curves_follows_the_runs_and_ends_well(tmp_path, end)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask(path, **query):
-        with opener.open(f"{address}data/plugin/scalars/{path}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+        with opener.open(f"{address}data/plugin/scalars/{path}?{urllib.parse.urlencode(query)}", timeout=HANG) as answer:
             return json.load(answer)
-
-    def wait_for(condition):
-        deadline = time.monotonic() + 15
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
     try:
         address = re.search(
@@ -295,11 +289,11 @@ def test_command_serves_the_curves_follows_the_runs_and_ends_well(tmp_path, end)
             assert len(ask("scalars", run="a", tag="training/loss")) == STEPS
             port = address.rstrip("/").rpartition(":")[2]
             command = [sys.executable, "-m", "mlkit", "tensorboard", "--port", port]
-            second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            second = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
             assert second.returncode == 2
             assert f"port {port}, it was already in use; choose another --port" in second.stderr
     finally:
         process.send_signal(end)
-        output = process.communicate(timeout=30)
+        output = process.communicate(timeout=HANG)
     assert (process.returncode, output) == (0, ("", ""))
     assert not list(temporary.iterdir())

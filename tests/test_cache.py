@@ -9,6 +9,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+from conftest import HANG
 from PIL import Image
 
 import mlkit.cache as cache_module
@@ -67,7 +68,7 @@ def in_other_process(code, folder, names=NAMES, wait=True):
     command = [sys.executable, "-c", textwrap.dedent(start) + textwrap.dedent(code)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if wait:
-        process.wait(60)
+        process.wait(HANG)
     return process
 
 
@@ -227,7 +228,7 @@ def test_two_processes_building_at_once_share_the_work(folder):
         print(len(calls))
     """
     processes = [in_other_process(code, folder, wait=False) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=HANG) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sorted(int(out) for out, _ in outputs) == [0, len(NAMES)]
     assert_right(build_cache(folder, NAMES, SIZE), folder)

@@ -17,6 +17,15 @@ def test_precision_and_its_reason_are_said():
     assert choose_device("cpu", "fp32").dtype is None
 
 
+@pytest.mark.parametrize(("limit", "native"), [("AVX2", False), ("avx512_core", False), ("AVX512_CORE_BF16", True)])
+def test_bf16_is_hidden_where_the_kernels_are_kept_from_it(limit, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    chosen = choose_device("cpu")
+    assert (chosen.dtype is torch.bfloat16) == native
+    assert native or f"ONEDNN_MAX_CPU_ISA is {limit.upper()}" in str(chosen)
+
+
 def test_device_that_is_not_there_and_unknown_precision_are_refused():
     with pytest.raises(ParameterError, match='use device = "auto"'):
         choose_device("nonsense")

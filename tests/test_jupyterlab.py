@@ -7,12 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import HANG, wait_for
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -44,28 +44,15 @@ def lab(tmp_path):
 
     def ask(path):
         request = urllib.request.Request(f"{address}{path}", headers={"Authorization": f"token {token}"})
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=HANG) as answer:
             return json.load(answer)
 
     try:
-        wait_for(lambda: ask("/api/status"), "JupyterLab to start")
+        wait_for(lambda: ask("/api/status"))
         yield f"{address}/lab/tree/{NOTEBOOK}?token={token}&reset", ask, folder / NOTEBOOK
     finally:
         process.terminate()
-        process.wait(timeout=30)
-
-
-def wait_for(condition, what, seconds=90):
-    """Poll until the condition holds; errors while the server is not yet there count as not holding."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        time.sleep(0.3)
-    pytest.fail(f"waited {seconds} s for {what}")
+        process.wait(timeout=HANG)
 
 
 def test_run_all_finishes_without_error_and_shows_the_figures(lab):
@@ -81,16 +68,16 @@ def test_run_all_finishes_without_error_and_shows_the_figures(lab):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(address)
-        page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=60_000)
+        page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=1000 * HANG)
         # earlier, Run All would ask for a kernel
-        wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")), "a kernel")
+        wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")))
         page.click("text=Run >> nth=0")
         page.click("text=Run All Cells >> nth=0")
         last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
         answer = last.source.split('print(f"')[1].split("{")[0]
-        page.wait_for_selector(f".jp-OutputArea-output:has-text('{answer}')", timeout=90_000)
+        page.wait_for_selector(f".jp-OutputArea-output:has-text('{answer}')", timeout=1000 * HANG)
         page.keyboard.press("Control+s")
-        wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"), "the notebook to be saved")
+        wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"))
         browser.close()
     done = nbformat.read(path, as_version=4)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from conftest import HANG
 
 from mlkit import pipeline
 from mlkit.errors import ParameterError, RunError
@@ -33,7 +34,7 @@ def chain(tmp_path_factory):
 def mlkit(outputs, *arguments):
     environment = os.environ | {"MLKIT_OUTPUTS": str(outputs)}
     command = [sys.executable, "-m", "mlkit", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=HANG)
 
 
 def test_chain_leaves_all_artifacts_and_says_so(chain):
@@ -157,13 +158,15 @@ def tiny_chain(tmp_path, monkeypatch):
     [
         ("raise ValueError('the\\nreason')", "ValueError: the reason"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the kernel died"),
-        ("import time; time.sleep(60)", "the cell took longer than 3 s"),
+        (f"import time; time.sleep({HANG})", "the cell took longer than 3 s"),
     ],
 )
 def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, source, reason, capsys):
     tiny_chain(3, source)
+    for number in "12":
+        run_notebooks({}, name="x", only=number)
     with pytest.raises(NotebookError) as caught:
-        run_notebooks({}, name="x", timeout=3)
+        run_notebooks({}, name="x", timeout=3 if "sleep" in source else None)
     lines = str(caught.value).splitlines()
     assert lines[0] == "notebook: 03_plot_loss"
     assert lines[1].startswith("cell:     3 ")  # the injected parameters are a cell too
@@ -193,7 +196,7 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 
 
 def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
-    tiny_chain(1, "import time; print('asleep'); time.sleep(60)")
+    tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
     program = "from mlkit.pipeline import *\nrun_notebooks({}, name='x')"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -201,7 +204,7 @@ def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
             break
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=HANG)
     assert process.returncode != 0
     assert "error:    interrupted" in error
 

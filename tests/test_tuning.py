@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 
 import matplotlib as mpl
@@ -13,6 +12,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from conftest import HANG, wait_for
 
 from mlkit.cli import main
 from mlkit.config import TrainConfig
@@ -473,14 +473,6 @@ def mlkit(outputs, *arguments, **options):
     )
 
 
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.2)
-    return found
-
-
 def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatch, capsys, tmp_path):
     def in_this_process(tuning, workers):
         work(tuning)
@@ -542,12 +534,12 @@ def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, o
 
     process, number = wait_for(training)
     os.kill(process, signal.SIGKILL)
-    printed, errors = command.communicate(timeout=240)
+    printed, errors = command.communicate(timeout=HANG)
     assert command.returncode == 2
     assert f"was killed (exit code -9) at trial {number}; to go on with it: mlkit tune --name t --recover" in errors
     assert "2 complete, 1 running" in printed
     recovering = mlkit(outputs, "--name", "t", "--recover")
-    printed, errors = recovering.communicate(timeout=240)
+    printed, errors = recovering.communicate(timeout=HANG)
     assert recovering.returncode == 0, errors
     assert f"queued again: trial {number}" in printed
     table = trials(Tuning.open("t"))

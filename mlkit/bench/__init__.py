@@ -31,7 +31,7 @@ from mlkit.errors import LabelError, ParameterError
 from mlkit.files import resolve, shown
 from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes
-from mlkit.progress import bar, say
+from mlkit.progress import bar
 from mlkit.runs import PACKAGES, outputs_root
 
 VALIDATION = 0.25  # share of the images that is held out
@@ -69,7 +69,8 @@ def measure(config: BenchConfig) -> dict[str, Any]:
 
     Returns:
         Figures by name: medians over the repeats, plain numbers whose names end in their unit. Beside them `spread` (name ->
-        lowest and highest), `ratios` ("name/other name" -> number), `machine`, `versions`, `device`, `data` and `config`.
+        lowest and highest), `ratios` ("name/other name" -> number), `left_out` (name -> why there is no such figure),
+        `machine`, `versions`, `device`, `data` and `config`.
 
     Raises:
         MlkitError: if the device, the network or the images cannot be used as asked.
@@ -114,6 +115,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
             for other in row.ratios.values()
             if row.key in samples
         },
+        "left_out": bench.left_out,
         "machine": {"processor": _processor(), "cores": cores(), "system": platform.platform(terse=True), "load": load},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "device": str(device),
@@ -168,7 +170,7 @@ def _rows(config: BenchConfig) -> list[_Row]:
 
 
 def table(figures: Mapping[str, Any]) -> pd.DataFrame:
-    """The figures of `measure` for people: median, lowest and highest of the repeats, unit, ratios."""
+    """The figures of `measure` for people: median, lowest and highest, unit, ratios; or why there are none."""
     lines = []
     for row in _rows(BenchConfig(**figures["config"])):
         if row.key in figures:
@@ -176,6 +178,8 @@ def table(figures: Mapping[str, Any]) -> pd.DataFrame:
             median, low, high = (f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in numbers)
             ratios = [f"{figures['ratios'][f'{row.key}/{other}']:.2f} x {name}" for name, other in row.ratios.items()]
             lines.append((row.label, median, low, high, row.unit, ", ".join(ratios)))
+        elif row.key in figures["left_out"]:
+            lines.append((row.label, "-", "-", "-", "", f"left out: {figures['left_out'][row.key]}"))
     columns = ["measured", "median", "low", "high", "unit", "ratio"]
     return pd.DataFrame(lines, columns=columns).set_index("measured")
 
@@ -213,7 +217,8 @@ def _memory_parts(
     def memory_of_caches() -> dict[str, float]:
         needed = 1.2 * config.cache_count * 3 * config.image_size**2
         if needed > shutil.disk_usage(work).free:
-            say(f"a cache of {config.cache_count:,} images needs {needed / 1e9:.1f} GB of disk, more than is free: left out")
+            reason = f"it needs {needed / 1e9:.1f} GB of disk, more than is free"
+            bench.left_out |= {f"rss_{count}_mb": reason for count in (config.cache_count // 10, config.cache_count)}
             return {}
         figures = {}
         for count in (config.cache_count // 10, config.cache_count):
