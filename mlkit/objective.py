@@ -96,7 +96,7 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
             if value != plain:
                 yield f"{name} {value!r}: {loss} balances by its gammas already, rare positives count twice; take {plain!r}"
         if config.label_smoothing:
-            yield f"label_smoothing {config.label_smoothing:g}: {loss} focuses on hard cells, and softened ones stay so; take 0"
+            yield f"label_smoothing {config.label_smoothing:g}: {loss} focuses on hard cells, softened ones stay so; take 0"
     if loss in ("ll_r", "ll_ct", "csl"):
         if config.mixup:
             yield f"mixup {config.mixup:g}: {loss} picks unknown cells by what the network says of one image; take 0"
