@@ -35,7 +35,8 @@ def put(model_file, name, **meta):
 
 def test_model_that_answers_says_who_it_is_and_the_newest_is_a_finished_one(model_file, sample, capsys):
     image = str(sample / "images" / "0000.jpg")
-    put(model_file, "done", metrics={"mAP": 0.5}, epoch=3, trained="2030-01-02T03:04:05+00:00").write_json("metrics.json", {})
+    done = put(model_file, "done", metrics={"mAP": 0.5}, epoch=3, trained="2030-01-02T03:04:05+00:00")
+    done.write_json("metrics.json", {})
     put(model_file, "begun", metrics={}, epoch=1)
     assert main(["predict", image]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import mlkit
 from mlkit import sample as sample_module
@@ -134,3 +135,24 @@ def test_sample_prevalences_and_unknown_share_are_those_promised(tmp_path, monke
     prevalence = label_counts(read_labels(tmp_path / "many" / "truth.csv")).prevalence
     np.testing.assert_allclose(prevalence, [0.88, 0.8, 0.5, 0.08], atol=0.03)
     assert read_labels(tmp_path / "many" / "labels.csv").isna().to_numpy().mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_lock_satisfies_pyproject_and_names_no_index():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "requirements.lock").read_text()
+    locked = {name.lower(): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M)}
+    for extra in ("", "test"):
+        for line in project["dependencies"] if not extra else project["optional-dependencies"][extra]:
+            wanted = Requirement(line)
+            if wanted.name != project["name"]:
+                assert wanted.specifier.contains(locked[wanted.name.lower().replace("_", "-")]), line
+    entries = re.split(r"\n(?=\S)", text)
+    assert all("--hash=" in entry for entry in entries if not entry.startswith("#"))
+    assert "://" not in text
+
+
+def test_notebooks_are_cleaned_before_a_commit_as_make_cleans_them():
+    flags = re.compile(r"nbstripout (.+?\")\s*(?:language|notebooks)", re.S)
+    files = [(ROOT / name).read_text().replace("\\", "") for name in ("Makefile", ".pre-commit-config.yaml")]
+    first, second = (flags.search(text).group(1).split() for text in files)
+    assert first == second
