@@ -1,6 +1,5 @@
 """The configuration of a training: all that decides its result, data aside."""
 
-import inspect
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -9,7 +8,7 @@ import yaml
 from mlkit.augment import Augmentation
 from mlkit.errors import ParameterError, nearest
 from mlkit.labels import POS_WEIGHT_POLICIES
-from mlkit.losses import BALANCED_BY_FOCUS, LOSSES, get_loss
+from mlkit.losses import LOSSES, get_loss
 from mlkit.thresholds import parse_policy
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -143,8 +142,7 @@ class TrainConfig:
             given = None
         if not isinstance(given, dict) or None in given.values():
             raise ParameterError(f'loss_settings is {self.loss_settings!r}; it must look like "gamma_neg: 2, clip: 0"')
-        own = [name for name, p in inspect.signature(get_loss(self.loss)).parameters.items() if p.kind is p.KEYWORD_ONLY]
-        known = [name for name in own if name not in ("reduction", "epoch", "prior")]
+        known = get_loss(self.loss).settings
         for name in given:
             if name not in known:
                 raise ParameterError(f"loss_settings: {self.loss} has no setting {name!r}{nearest(str(name), known)}")
@@ -155,7 +153,7 @@ class TrainConfig:
         """The policy that "auto" stands for."""
         if self.pos_weight != "auto":
             return self.pos_weight
-        return "none" if self.loss in BALANCED_BY_FOCUS else "balanced"
+        return "none" if get_loss(self.loss).balances else "balanced"
 
     def parameters(self, **data: Any) -> dict[str, Any]:
         """Every parameter of a training as plain values, for the run folder: this configuration, and where the data is."""

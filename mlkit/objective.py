@@ -1,8 +1,7 @@
 """The objective: what a training minimises, put together from loss, weights and softened or mixed targets."""
 
-import inspect
+import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from mlkit.config import TrainConfig
 from mlkit.labels import pos_weight, to_codes
-from mlkit.losses import BALANCED_BY_FOCUS, UNKNOWN_IS_NO, get_loss
+from mlkit.losses import get_loss
 
 Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
 
@@ -23,7 +22,7 @@ class Objective:
         config: names the loss, its settings, the policy of pos_weight.
         labels: the training images' label table.
         image_weights: how often each is drawn, relative to once an epoch; pos_weight balances what is drawn.
-        prior: (attributes,), share of images with each attribute, for `csl`.
+        prior: (attributes,), share of images with each attribute, for a loss that takes it.
         device: of the logits.
     """
 
@@ -35,14 +34,13 @@ class Objective:
         prior: Tensor | None,
         device: torch.device,
     ) -> None:
-        counted = labels.fillna(0) if config.loss in UNKNOWN_IS_NO else labels  # what the loss takes for a no counts as one
+        self._loss = get_loss(config.loss)
+        counted = labels.fillna(0) if self._loss.takes_for_no else labels
         weight = pos_weight(counted, config.pos_weight_cap, config.pos_weight_policy, image_weights=image_weights)
         self.pos_weight = torch.tensor(weight.to_numpy(), dtype=torch.float32, device=device)
-        self._loss = get_loss(config.loss)
         self._settings = config.settings
         self._smoothing = config.label_smoothing
-        self._takes_epoch = "epoch" in inspect.signature(self._loss).parameters
-        if config.loss == "csl" and prior is not None:
+        if prior is not None:
             self._settings["prior"] = prior.to(device)
 
     def __call__(self, logits: Tensor, targets: Targets, epoch: int) -> Tensor:
@@ -53,7 +51,7 @@ class Objective:
             targets: one or, where images are mixed, several, each with its weight.
             epoch: counted from 1.
         """
-        settings = self._settings | ({"epoch": epoch} if self._takes_epoch else {})
+        settings = self._settings | ({"epoch": epoch} if self._loss.takes_epoch else {})
         if self._smoothing:
             targets = [softened for term in targets for softened in self._soften(*term)]
         parts = [
@@ -89,31 +87,29 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
 
     None of it is refused: it may be what a comparison is about.
     """
-    loss, settings = config.loss, config.settings
-    if loss in BALANCED_BY_FOCUS:
-        for name, plain in (("pos_weight", "none"), ("sampler", "uniform")):
-            value = config.pos_weight_policy if name == "pos_weight" else config.sampler
+    loss = get_loss(config.loss)
+    name, settings = loss.name, loss.settings | config.settings
+    if loss.balances:
+        for field, value, plain in (
+            ("pos_weight", config.pos_weight_policy, "none"),
+            ("sampler", config.sampler, "uniform"),
+        ):
             if value != plain:
-                yield f"{name} {value!r}: {loss} balances by its gammas already, rare positives count twice; take {plain!r}"
+                yield f"{field} {value!r}: {name} balances by its gammas already, rare positives count twice; take {plain!r}"
         if config.label_smoothing:
-            yield f"label_smoothing {config.label_smoothing:g}: {loss} focuses on hard cells, softened ones stay so; take 0"
-    if loss in ("ll_r", "ll_ct", "csl"):
+            yield f"label_smoothing {config.label_smoothing:g}: {name} focuses on hard cells, softened ones stay so; take 0"
+    if loss.picks:
         if config.mixup:
-            yield f"mixup {config.mixup:g}: {loss} picks unknown cells by what the network says of one image; take 0"
+            yield f"mixup {config.mixup:g}: {name} picks unknown cells by what the network says of one image; take 0"
         if config.accumulate > 1:
-            yield f"accumulate {config.accumulate}: {loss} picks unknown cells among a whole batch, here of a part; take 1"
-    if loss in ("ll_r", "ll_ct") and config.epochs <= (warmup := _setting(loss, settings, "warmup")):
-        yield f"epochs {config.epochs}: {loss} is assume_negative during its warm-up of {warmup}; train longer"
-    if loss == "csl" and not config.prior_run:
-        yield "prior_run is empty: csl then takes unknown cells of common attributes for a no, too; name a run of masked_bce"
-    if loss != "csl" and config.prior_run:
-        yield f"prior_run {config.prior_run!r}: {loss} has no prior, it is not used"
-    if loss in ("asl", "csl") and _setting(loss, settings, "gamma_pos") > _setting(loss, settings, "gamma_neg"):
-        yield f"loss_settings: {loss} weighs easy negatives down more than easy positives; let gamma_neg be the larger"
-    if loss == "hill" and _setting(loss, settings, "lambda_") < 1.5:
-        yield "loss_settings: below a lambda_ of 1.5, hill pushes unknown cells up that the network is sure of; take 1.5"
-
-
-def _setting(loss: str, given: dict[str, Any], name: str) -> Any:
-    """The value of a loss's setting, its own where none is given."""
-    return given.get(name, inspect.signature(get_loss(loss)).parameters[name].default)
+            yield f"accumulate {config.accumulate}: {name} picks unknown cells among a whole batch, here of a part; take 1"
+    if config.epochs <= (warmup := settings.get("warmup", 0)):
+        yield f"epochs {config.epochs}: {name} is assume_negative during its warm-up of {warmup}; train longer"
+    if loss.takes_prior and not config.prior_run:
+        yield f"prior_run is empty: {name} takes unknown cells of common attributes for a no, too; name a run of masked_bce"
+    if config.prior_run and not loss.takes_prior:
+        yield f"prior_run {config.prior_run!r}: {name} has no prior, it is not used"
+    if settings.get("gamma_pos", 0) > settings.get("gamma_neg", math.inf):
+        yield f"loss_settings: {name} weighs easy negatives down more than easy positives; let gamma_neg be the larger"
+    if settings.get("lambda_", 1.5) < 1.5:
+        yield f"loss_settings: below a lambda_ of 1.5, {name} pushes unknown cells up that the network is sure of; take 1.5"

@@ -14,7 +14,7 @@ from mlkit.dataset import MultiLabelDataset
 from mlkit.device import Device, largest_batch
 from mlkit.errors import ParameterError, RunError
 from mlkit.feed import Feed
-from mlkit.losses import UNKNOWN_IS_LEFT_OUT
+from mlkit.losses import LOSSES, get_loss
 from mlkit.model import build_model, load_model, place
 from mlkit.objective import Objective, Targets, image_weights
 from mlkit.optim import WeightAverage, build_optimizer
@@ -54,7 +54,7 @@ class TrainingStep:
         self._images = len(dataset)
         self.optimizer = build_optimizer(self._stages.parameters(), config)
         self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
-        asked = config.loss == "csl" and config.prior_run
+        asked = get_loss(config.loss).takes_prior and config.prior_run
         prior = estimate_prior(config.prior_run, dataset, training, device) if asked else None
         self.objective = Objective(config, labels, self.image_weights, prior, device.device)
         self._prepare: Callable[..., Tensor] = torch.compile(self._prepared) if config.compile else self._prepared
@@ -166,10 +166,11 @@ def estimate_prior(name: str, dataset: MultiLabelDataset, images: np.ndarray, de
             f"prior_run {name!r} has calibrate false, so that its probabilities are no frequencies; train it with true"
         )
     _, meta = load_model(run / "model.pth")
-    if wrong := [part["loss"] for part in meta.get("members", [meta]) if part["loss"] not in UNKNOWN_IS_LEFT_OUT]:
+    fitting = [name for name, loss in LOSSES.items() if loss.leaves_out]
+    if wrong := [part["loss"] for part in meta.get("members", [meta]) if part["loss"] not in fitting]:
         say(
             f"warning: prior_run {name!r} was trained with {wrong[0]}, which takes unknown cells for a no; the paper of csl "
-            f"estimates the prior by a loss that leaves them out: {', '.join(UNKNOWN_IS_LEFT_OUT)}"
+            f"estimates the prior by a loss that leaves them out: {', '.join(fitting)}"
         )
     try:
         logits = model_logits(run / "model.pth", dataset, images, device).numpy()

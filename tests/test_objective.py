@@ -122,7 +122,7 @@ def test_losses_that_take_unknown_for_no_are_balanced_with_those_counted(labels)
         ({"loss": "ll_r", "mixup": 0.2}, "mixup 0.2: ll_r"),
         ({"loss": "ll_ct", "accumulate": 4}, "accumulate 4: ll_ct"),
         ({"loss": "ll_r", "epochs": 3, "loss_settings": "warmup: 3"}, "epochs 3: ll_r"),
-        ({"loss": "csl"}, "prior_run is empty: csl"),
+        ({"loss": "csl"}, "prior_run is empty: csl takes"),
         ({"loss": "asl", "prior_run": "a"}, "prior_run 'a': asl"),
         ({"loss": "asl", "loss_settings": "gamma_pos: 5"}, "loss_settings: asl"),
         ({"loss": "hill", "loss_settings": "lambda_: 1.2"}, "lambda_ of 1.5, hill"),

@@ -15,49 +15,7 @@ argument (`epoch` of `ll_r` and `ll_ct`, `prior` of `csl`).
 - "none": (batch, attributes), zero where a cell is not used.
 """
 
-from collections.abc import Callable
+from mlkit.losses.bce import masked_bce
+from mlkit.losses.registry import LOSSES, Loss, get_loss, loss_table
 
-from torch import Tensor
-
-from mlkit.errors import ParameterError, nearest
-from mlkit.losses.asymmetric import asl
-from mlkit.losses.bce import assume_negative, masked_bce, partial_bce
-from mlkit.losses.hill_loss import hill
-from mlkit.losses.large_loss import ll_ct, ll_r
-from mlkit.losses.selective import csl
-
-__all__ = [
-    "BALANCED_BY_FOCUS",
-    "LOSSES",
-    "UNKNOWN_IS_LEFT_OUT",
-    "UNKNOWN_IS_NO",
-    "asl",
-    "assume_negative",
-    "csl",
-    "get_loss",
-    "hill",
-    "ll_ct",
-    "ll_r",
-    "masked_bce",
-    "partial_bce",
-]
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    loss.__name__: loss for loss in (masked_bce, assume_negative, partial_bce, asl, csl, hill, ll_r, ll_ct)
-}
-# What their papers say of them. Focusing weighs rare positives up already, so that a pos_weight would do so twice.
-BALANCED_BY_FOCUS = ("asl", "csl", "hill")
-# An unknown cell has no say; `hill` and `csl` lie between these and the next.
-UNKNOWN_IS_LEFT_OUT = ("masked_bce", "partial_bce", "asl")
-UNKNOWN_IS_NO = ("assume_negative", "ll_r", "ll_ct")
-
-
-def get_loss(name: str) -> Callable[..., Tensor]:
-    """Loss function of that name.
-
-    Raises:
-        ParameterError: if there is none; the text names the nearest.
-    """
-    if name not in LOSSES:
-        raise ParameterError(f"there is no loss {name!r}{nearest(name, LOSSES)}")
-    return LOSSES[name]
+__all__ = ["LOSSES", "Loss", "get_loss", "loss_table", "masked_bce"]

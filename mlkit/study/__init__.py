@@ -32,11 +32,12 @@ from mlkit.device import choose_device
 from mlkit.duplicates import duplicate_groups
 from mlkit.errors import RunError
 from mlkit.files import atomic, shown, write_json
+from mlkit.losses import get_loss
 from mlkit.metrics import evaluate, macro
 from mlkit.progress import bar, say
 from mlkit.runs import Run, outputs_root
 from mlkit.step import model_logits
-from mlkit.study.findings import FULL
+from mlkit.study.findings import BASELINE, FULL
 from mlkit.study.grid import Cell, Study
 from mlkit.study.hiding import hide
 from mlkit.train import train
@@ -112,10 +113,10 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
     labels, test = split_and_hide(study, cell, truth, groups)
     dataset, config = truth.with_labels(labels), study.training(cell)
     try:
-        if config.loss == "csl":
-            # the paper estimates how frequent each attribute is by a model that leaves unknown cells out
+        if get_loss(config.loss).takes_prior:
+            # csl's paper estimates how frequent each attribute is by a model that leaves unknown cells out
             config = replace(config, prior_run=str(folder / "prior"))
-            prior = replace(config, loss="masked_bce", prior_run="", pos_weight="none", calibrate=True)
+            prior = replace(config, loss=BASELINE, prior_run="", pos_weight="none", calibrate=True)
             _train(dataset, prior, folder / "prior")
         run = _train(dataset, config, folder / "run")
         device = choose_device(config.device, config.safe_precision)
