@@ -1,6 +1,7 @@
 """The errors that a person can mend: each names what was expected, what came, and the way out."""
 
 import difflib
+import platform
 from collections.abc import Iterable
 
 
@@ -22,6 +23,15 @@ class WeightsError(MlkitError):
 
 class RunError(MlkitError):
     """A run folder is missing, incomplete, or would be overwritten."""
+
+
+class ClaimError(RunError):
+    """Another process is at work there; the text says which, and where."""
+
+    def __init__(self, what: str, pid: int = 0, host: str = "") -> None:
+        here = host in ("", platform.node())
+        who = f"process {pid}{'' if here else f' on {host}'}" if pid else "another process"
+        super().__init__(f"{what} is at work in {who}; wait until it ends, or choose another name")
 
 
 class ParameterError(MlkitError):

@@ -1,15 +1,16 @@
-"""Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes."""
+"""Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes, locks."""
 
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import MlkitError
+from mlkit.errors import ClaimError, MlkitError
 
 
 def project_root() -> Path:
@@ -68,6 +69,61 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+class Claim:
+    """The right to work at something, which one process has at a time: a locked file that says who holds it.
+
+    The operating system drops the lock of a process that dies, however it dies: no claim is ever left behind.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Take it.
+
+        Args:
+            path: the file; it stays, since to delete a lock that others look at would make two of it.
+            what: is claimed, for the error.
+
+        Raises:
+            ClaimError: if another process has it.
+        """
+        from filelock import FileLock, Timeout  # costs a moment, and `mlkit --help` does without
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._lock = path, FileLock(path, timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ClaimError(what, **_holder(path)) from None
+        before, own = _holder(path), {"pid": os.getpid(), "host": platform.node()}
+        if before and before["host"] != own["host"]:  # not every network file system tells other machines of a lock
+            from mlkit.progress import say
+
+            say(
+                f"{what} was not given back by process {before['pid']} on {before['host']}; if that is still at work, stop "
+                "one of the two"
+            )
+        path.write_text(json.dumps(own), encoding="utf-8")
+
+    def release(self) -> None:
+        """Give it back."""
+        with suppress(OSError):  # the folder may be gone
+            os.truncate(self._path, 0)
+        self._lock.release(force=True)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return {name: holder[name] for name in ("pid", "host")}
+    except (OSError, ValueError, TypeError, KeyError):  # given back, or being written, or emptied by an older filelock
+        return {}
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ from mlkit import intervals, metrics
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.report import Judged
-from mlkit.runs import Run, outputs_root
+from mlkit.runs import Run, named_folder
 from mlkit.sweep import train_all
 
 
@@ -39,7 +39,7 @@ def cross_validate(
     """
     configs = {f"{name}-fold{fold}": replace(config, fold=fold) for fold in range(config.folds)}
     judged = [Judged.read(run) for run in train_all(dataset, configs, data, overwrite)]
-    folder = Run(outputs_root() / f"{name}-folds")
+    folder = Run(named_folder(f"{name}-folds"))
     table = over_folds(judged)
     parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in judged]
     predictions = pd.concat(part.assign(split=f"fold{fold}") for fold, part in enumerate(parts))

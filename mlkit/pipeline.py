@@ -17,7 +17,7 @@ from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.files import project_root, resolve, shown, write_json
 from mlkit.parameters import check_parameters
 from mlkit.progress import SWITCH, bar, say
-from mlkit.runs import Run, outputs_root
+from mlkit.runs import HELD, Run, named_folder, outputs_root
 
 CHAIN = (
     "01_explore_label_imbalance",
@@ -113,26 +113,27 @@ def run_notebooks(
     run = _run_folder(name, digests, given, trains, overwrite or (asked and trains))
     if trains and run.members and not overwrite:
         raise RunError(f"{run} is an ensemble, there is nothing to train; give another --name, or --overwrite to replace it")
-    manifest = _Manifest(run)
-    manifest.parameters = given
-    for number, notebook in enumerate(chosen, 1):
-        title = f"[{number}/{len(chosen)}] {notebook}"
-        if manifest.get(notebook) == {"digest": digests[notebook], "done": True} and not asked and not overwrite:
-            say(f"{title}: nothing changed, kept")
-            continue
-        parameters = {k: v for k, v in given.items() if k in known[notebook]}
-        if "run" in known[notebook]:
-            parameters["run"] = run.name
-        if notebook == TRAINING:
-            # An unfinished training with the same parameters goes on; anything else that is there was to be replaced.
-            unfinished = manifest.get(notebook).get("digest") == digests[notebook] and not run.finished
-            parameters["overwrite"] = (run / "config.json").exists() and not unfinished
-        manifest.set(notebook, digests[notebook], done=False)
-        say(title)
-        started = time.monotonic()
-        execute(notebook, run, parameters, timeout)
-        manifest.set(notebook, digests[notebook], done=True)
-        say(f"{title}: done in {time.monotonic() - started:.0f} s")
+    with run.claimed():
+        manifest = _Manifest(run)
+        manifest.parameters = given
+        for number, notebook in enumerate(chosen, 1):
+            title = f"[{number}/{len(chosen)}] {notebook}"
+            if manifest.get(notebook) == {"digest": digests[notebook], "done": True} and not asked and not overwrite:
+                say(f"{title}: nothing changed, kept")
+                continue
+            parameters = {k: v for k, v in given.items() if k in known[notebook]}
+            if "run" in known[notebook]:
+                parameters["run"] = run.name
+            if notebook == TRAINING:
+                # An unfinished training with the same parameters goes on; anything else that is there was to be replaced.
+                unfinished = manifest.get(notebook).get("digest") == digests[notebook] and not run.finished
+                parameters["overwrite"] = (run / "config.json").exists() and not unfinished
+            manifest.set(notebook, digests[notebook], done=False)
+            say(title)
+            started = time.monotonic()
+            execute(notebook, run, parameters, timeout)
+            manifest.set(notebook, digests[notebook], done=True)
+            say(f"{title}: done in {time.monotonic() - started:.0f} s")
     return run
 
 
@@ -160,11 +161,9 @@ def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], tr
     """
     data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
     base = name or data.parent.name or "run"
-    if Path(base).name != base:
-        raise RunError(f"run name {base!r} must be a plain folder name")
     number = 1
     while True:
-        run = Run(outputs_root() / (base if number == 1 else f"{base}-{number}"))
+        run = Run(named_folder(base if number == 1 else f"{base}-{number}"))
         trained = _Manifest(run).get(TRAINING)
         exists = (run / "config.json").exists()
         fits = trained.get("digest") == digests[TRAINING] or (name and exists and not trained and not trains)
@@ -233,7 +232,7 @@ def execute(
 
     Args:
         notebook: its name.
-        run: folder that the executed notebook goes into.
+        run: folder that the executed notebook goes into, claimed by the caller.
         parameters: all of them known, see `known_parameters`.
         timeout: seconds that one cell may take.
         silent: do not pass on what it prints.
@@ -250,8 +249,10 @@ def execute(
     run.path.mkdir(parents=True, exist_ok=True)
     cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
     position = 0
-    before = {key: os.environ.get(key) for key in (SWITCH, "JUPYTER_PREFER_ENV_PATH")}
-    os.environ |= {SWITCH: "off", "JUPYTER_PREFER_ENV_PATH": "1"}  # this environment's kernel before the user's own
+    # this environment's kernel before the user's own
+    own = {SWITCH: "off", "JUPYTER_PREFER_ENV_PATH": "1", HELD: f"{os.getpid()} {run.path}"}
+    before = {key: os.environ.get(key) for key in own}
+    os.environ |= own
     with bar(total=len(cells), desc=notebook, unit="cell") as progress:
 
         def mark(cell_index: int, **_: Any) -> None:

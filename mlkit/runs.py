@@ -10,6 +10,7 @@ outputs/<run>/
     members.csv       of an ensemble: its members beside it; split.csv, history.csv and epochs.csv are those of its members
     evaluation.csv    each attribute's figures with intervals and baselines, by notebook 05
     model.pth         the best epoch's model
+    lock              claim of the process that trains here
     last.pt           only while training is unfinished: training goes on from it
     *.png, *.ipynb    figures, executed notebooks
 """
@@ -19,17 +20,18 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pandas as pd
 
 from mlkit.errors import RunError
-from mlkit.files import atomic, project_root, resolve, shown, write_json
+from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
 
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
@@ -44,21 +46,31 @@ class Run:
     """One run folder."""
 
     path: Path
+    claim: Claim | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def create(cls, name: str, parameters: dict[str, Any], fingerprint: str, overwrite: bool = False) -> "Run":
+    def create(cls, name: str | Path, parameters: dict[str, Any], fingerprint: str, overwrite: bool = False) -> "Run":
         """Make a run folder, or take up an unfinished one that has the same parameters and data.
 
+        The folder is claimed for this process until its training ends, or the run is forgotten.
+
         Args:
-            name: folder name under `outputs`; empty gives a new one, named by date and time.
+            name: folder name under `outputs`, see `named_folder`; empty gives a new one, named by date and time. A `Path` is
+                the folder itself.
             parameters: all that decides the result, plain values.
             fingerprint: of the data.
             overwrite: delete what an earlier training left there.
 
         Raises:
-            RunError: if the folder holds a finished run, or an unfinished one with other parameters.
+            RunError: if the folder holds a finished run, or an unfinished one with other parameters, or the data; if another
+                process trains there.
         """
-        run = cls(folder_of(name) if name else _new_folder())
+        folder = name if isinstance(name, Path) else named_folder(name) if name else _new_folder()
+        for what in ("images", "labels"):
+            place = resolve(parameters.get(what, "")).resolve()
+            if parameters.get(what) and place.is_relative_to(folder.resolve()):
+                raise RunError(f"{shown(folder)} holds the {what} ({shown(place)}); give the run another name")
+        run = cls(folder, _claimed(folder))
         if overwrite and (run.path / "config.json").exists():  # else it is no run, and perhaps somebody's data
             run._clear()
         if (run.path / "config.json").exists():
@@ -124,6 +136,21 @@ class Run:
         if not (self.path / "config.json").is_file():
             return []
         return list(self.config()["parameters"].get("members", []))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within: no other process trains here, nor makes notebooks. At the end, the claim of `create` is given back too.
+
+        Raises:
+            ClaimError: if another process does.
+        """
+        claim = _claimed(self.path)
+        try:
+            yield
+        finally:
+            if claim is not None:
+                _CLAIMS.pop(self.path, None)
+                claim.release()
 
     def __truediv__(self, file: str) -> Path:
         """Path of a file in the run folder."""
@@ -213,6 +240,39 @@ def find_runs(patterns: Sequence[str] = (), unfinished: bool = False) -> list[Ru
             matches = [run]
         found |= {run.path: run for run in matches}
     return list(found.values())
+
+
+def named_folder(name: str) -> Path:
+    """`outputs/<name>`, the folder of something new.
+
+    Raises:
+        RunError: if the name is not that of a plain folder on any system, or has another use.
+    """
+    reasons = {
+        "it is empty": not name,
+        "it holds a / or \\, or what cannot be seen": not name.isprintable() or set(name) & {"/", "\\"},
+        "it begins with a dot or a hyphen, or ends with a dot or a space": name[:1] in (".", "-") or name[-1:] in (".", " "),
+        f"it is longer than {_LONGEST} bytes": len(name.encode(errors="replace")) > _LONGEST,
+        "decoded pixels lie there": name == "cache",
+        "there is a file of that name": os.path.isfile(outputs_root() / name),
+    }
+    if why := next((reason for reason, holds in reasons.items() if holds), ""):
+        raise RunError(f"{name[:50]!r} cannot be the name of a folder in {shown(outputs_root())}: {why}; choose another")
+    return outputs_root() / name
+
+
+_LONGEST = 200  # bytes of a name; file systems take 255, and searches add to it
+_CLAIMS: WeakValueDictionary[Path, Claim] = WeakValueDictionary()  # of this process
+HELD = "MLKIT_HELD"  # process and folder of a run: who executes notebooks in it lets their kernel train there
+
+
+def _claimed(folder: Path) -> Claim | None:
+    """This process's claim of a run folder, new or not; None in the kernel of a notebook that its holder executes."""
+    if os.environ.get(HELD) == f"{os.getppid()} {folder}":
+        return None
+    if (claim := _CLAIMS.get(folder)) is None:
+        claim = _CLAIMS[folder] = Claim(folder / "lock", shown(folder))
+    return claim
 
 
 def _new_folder() -> Path:

@@ -52,10 +52,15 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         `metrics.evaluate`.
 
     Raises:
-        MlkitError: if the device, the weights or the data cannot be used as asked, or its memory does not suffice.
+        MlkitError: if the device, the weights or the data cannot be used as asked, its memory does not suffice, or another
+            process trains into the run.
     """
     device = choose_device(config.device, config.safe_precision)
-    with determinism(device.device, config.deterministic), memory_errors("batch_size (or say auto) or image_size"):
+    with (
+        run.claimed(),
+        determinism(device.device, config.deterministic),
+        memory_errors("batch_size (or say auto) or image_size"),
+    ):
         table = _train(dataset, config, run, device, watcher)
     gc.collect()  # a training refers to itself; its weights and their optimizer's must not wait for the next one to be freed
     return table

@@ -48,7 +48,7 @@ class Trained:
 
     def again(self, name, **changes):
         config = replace(self.config, **changes)
-        run = Run.create(str(self.folder / name), config.parameters(images="x"), self.dataset.fingerprint)
+        run = Run.create(self.folder / name, config.parameters(images="x"), self.dataset.fingerprint)
         train(self.dataset, config, run)
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)  # or what the trainings have freed adds up to several GB

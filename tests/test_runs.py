@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import stat
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -12,9 +15,12 @@ import pandas as pd
 import pytest
 
 import mlkit.runs as runs_module
-from mlkit.errors import RunError
-from mlkit.files import atomic, project_root, resolve, shown, write_json
-from mlkit.runs import Run, find_runs, list_runs, outputs_root
+from mlkit.cli import main
+from mlkit.comparison.ranking import results_folder
+from mlkit.errors import ClaimError, RunError
+from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
+from mlkit.runs import Run, find_runs, list_runs, named_folder, outputs_root
+from mlkit.tuning import Tuning
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 
@@ -24,7 +30,7 @@ def create(name="a", fingerprint="f1", overwrite=False, **changes):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
 # --- create
@@ -113,7 +119,7 @@ def test_interrupted_overwrite_leaves_no_checkpoint_for_another_training(monkeyp
 
 def test_overwrite_deletes_nothing_from_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "labels.csv").write_text("somebody's labels")
-    create(str(tmp_path), overwrite=True)
+    create(tmp_path, overwrite=True)
     assert (tmp_path / "labels.csv").read_text() == "somebody's labels"
 
 
@@ -125,6 +131,78 @@ def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
 
     monkeypatch.setattr(runs_module, "datetime", Frozen)
     assert [create("").name for _ in range(3)] == ["20300102-030405", "20300102-030405-2", "20300102-030405-3"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".", "..", "a/b", "../x", "a\\b", "/tmp/x", "cache", "x" * 300, "é" * 150, "a\nb", ".hidden", "-p", "a ", "README.md"],
+)
+def test_a_name_is_that_of_a_plain_folder(name, outputs):
+    outputs.mkdir()
+    (outputs / "README.md").touch()
+    for door in (create, named_folder, results_folder, lambda name: Tuning(name, {}, None, "").begin()):
+        with pytest.raises(RunError, match=r"cannot be the name of a folder in .*; choose another"):
+            door(name)
+    assert files(outputs) == ["README.md"]
+    assert files(outputs.parent) == ["outputs"]
+    assert create("ü 1, (new)").path.is_dir()
+
+
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_a_folder_that_holds_the_data_is_never_a_run(what, outputs):
+    inside = outputs / "mine" / ("photos" if what == "images" else "labels.csv")
+    with pytest.raises(RunError, match=f"mine holds the {what} .*; give the run another name"):
+        create("mine", **{what: str(inside)}, overwrite=True)
+
+
+# --- claims
+
+HOLD = """
+import sys
+from mlkit.runs import Run
+run = Run.create("a", {"epochs": 3}, "data")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(outputs):
+    """Another process, which trains into the run "a"."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_one_process_trains_in_a_folder_and_a_killed_one_leaves_no_claim(holder):
+    for overwrite in (False, True):
+        with pytest.raises(ClaimError, match=rf"a is at work in process {holder.pid}; wait until it ends"):
+            Run.create("a", {"epochs": 3}, "data", overwrite)
+    with pytest.raises(ClaimError, match="a is at work"), Run.open("a").claimed():
+        pass
+    assert main(["run", "--name", "a"]) == main(["train", "--name", "a", "--overwrite"]) == 2
+    holder.kill()
+    holder.wait()
+    assert not Run.create("a", {"epochs": 3}, "data").finished
+
+
+def test_a_claim_is_given_back_at_the_end_and_the_other_machine_is_named(monkeypatch, capsys):
+    run = create()
+    with run.claimed():
+        assert Run.create("a", PARAMETERS, "f1") == run  # this process has it already
+        with pytest.raises(ClaimError, match=f"process {os.getpid()}"):
+            Claim(run / "lock", "it")
+    with Claim(run / "lock", "it"):
+        holder = json.loads((run / "lock").read_text())
+        assert holder == {"pid": os.getpid(), "host": platform.node()}
+    (run / "lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    with Claim(run / "lock", "it"):
+        assert "it was not given back by process 7 on elsewhere; if that is still at work" in capsys.readouterr().out
+        (run / "lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+        with pytest.raises(ClaimError, match="it is at work in process 7 on elsewhere"):
+            Claim(run / "lock", "it")
 
 
 # --- open

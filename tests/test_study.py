@@ -260,7 +260,7 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
 def test_a_folder_of_something_else_is_left_alone(truth, outputs):
     (outputs / "mine").mkdir(parents=True)
     (outputs / "mine" / "file").touch()
-    for name, message in (("mine", "no study"), ("../x", "plain folder name"), ("", "plain folder name")):
+    for name, message in (("mine", "no study"), ("../x", "cannot be the name"), ("", "it is empty")):
         with pytest.raises(RunError, match=message):
             run_study(STUDY, truth, name)
 

@@ -17,6 +17,7 @@ from conftest import HANG, wait_for
 from mlkit.cli import main
 from mlkit.config import TrainConfig
 from mlkit.errors import MlkitError, ParameterError, RunError
+from mlkit.files import Claim
 from mlkit.runs import Run
 from mlkit.tuning import STORAGE, Tuning, values_of
 from mlkit.tuning import worker as worker_module
@@ -397,7 +398,7 @@ def test_another_search_is_refused_and_the_same_is_joined(tmp_path, outputs):
         begin(space=Space({"epochs": [1, 2]}))
     with pytest.raises(RunError, match="holds a search with other data, prune"):
         begin(data="others", prune=False)
-    with pytest.raises(RunError, match="plain folder name"):
+    with pytest.raises(RunError, match="cannot be the name of a folder"):
         begin("a/b")
     (outputs / "x-trial000").mkdir()
     with pytest.raises(RunError, match="x-trial000 is of something else; choose another --name, or delete it"):
@@ -415,8 +416,8 @@ def test_database_serves_a_search_but_sqlite_only_one_worker(played, monkeypatch
     with pytest.raises(MlkitError, match=r"--workers is 2\. A SQLite database is for a single worker"):
         run_workers(tuning, 2)
     with (
-        worker_module.FileLock(tuning.folder / "claims" / "sqlite.lock"),
-        pytest.raises(MlkitError, match="another process"),
+        Claim(tuning.folder / "claims" / "sqlite.lock", "s"),
+        pytest.raises(MlkitError, match=r"s is at work in process \d+"),
     ):
         work(tuning)
     work(tuning)

@@ -10,7 +10,7 @@ from mlkit.comparison.overview import overview, settings
 from mlkit.errors import RunError
 from mlkit.intervals import mean_ap_draws
 from mlkit.report import Judged, align, remarks
-from mlkit.runs import Run, find_runs, outputs_root
+from mlkit.runs import Run, find_runs, named_folder
 
 _SHARED = 0.5  # of the images that judge the best run; a run that shares fewer would cost the others too many
 
@@ -31,8 +31,8 @@ def choose_runs(patterns: Sequence[str] = ()) -> list[Run]:
 
 
 def results_folder(name: str) -> Run:
-    """The folder below outputs for the tables and figures of a comparison. Raises RunError if it holds a run."""
-    folder = Run(outputs_root() / name)
+    """The folder below outputs for the tables and figures of a comparison. Raises RunError if it is none, or holds a run."""
+    folder = Run(named_folder(name))
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run; give the comparison a folder of another name")
     return folder

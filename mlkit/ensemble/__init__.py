@@ -16,7 +16,7 @@ from mlkit.ensemble.votes import Votes
 from mlkit.errors import ParameterError, RunError
 from mlkit.files import shown
 from mlkit.model import Ensemble, load_model
-from mlkit.runs import Run, folder_of, outputs_root
+from mlkit.runs import Run, named_folder, outputs_root
 from mlkit.verdict import judge
 
 
@@ -35,7 +35,7 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
         RunError: if there are fewer than two members, one is an ensemble, or their labels differ; if the folder holds a run.
         ParameterError: if they differ in what they must share.
     """
-    path = folder_of(name or _default_name([run.name for run in runs]))
+    path = named_folder(name or _default_name([run.name for run in runs]))
     there = [run for run in runs if run.path.resolve() == path.resolve()]
     if there and not there[0].members:
         raise RunError(f"{there[0]} is one of the members; give the ensemble another name")
@@ -49,7 +49,7 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
     parameters = {k: v for k, v in members[0].parameters.items() if all(m.parameters.get(k, ...) == v for m in members)}
     parameters |= {"images": members[0].parameters["images"], "members": votes.runs}
     data = ", ".join(dict.fromkeys(member.run.config()["data"] for member in members))
-    run = Run.create(str(path), parameters, data, overwrite)
+    run = Run.create(path, parameters, data, overwrite)
     splits = [member.run.read_table("split.csv") for member in members]
     if all(split.equals(splits[0]) for split in splits):
         run.write_table("split.csv", splits[0])

@@ -24,18 +24,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.device import choose_device
 from mlkit.duplicates import duplicate_groups
-from mlkit.errors import RunError
-from mlkit.files import atomic, shown, write_json
+from mlkit.errors import ClaimError, RunError
+from mlkit.files import Claim, atomic, shown, write_json
 from mlkit.losses import get_loss
 from mlkit.metrics import evaluate, macro
 from mlkit.progress import bar, say
-from mlkit.runs import Run, outputs_root
+from mlkit.runs import Run, named_folder
 from mlkit.step import model_logits
 from mlkit.study.findings import BASELINE, FULL
 from mlkit.study.grid import Cell, Study
@@ -75,12 +74,12 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
             for cell in list(pending):
                 file = files[cell]
                 try:
-                    with FileLock(file.with_suffix(".lock"), timeout=0):
+                    with Claim(file.with_suffix(".lock"), str(cell)):
                         if not file.exists():
                             result = _compute(study, cell, truth, groups, file.with_suffix(""))
                             write_json(file, {"settings": study.settings(cell), "data": truth.fingerprint, "result": result})
                             _write(folder, files)
-                except Timeout:
+                except ClaimError:
                     continue  # another process works on it
                 pending.remove(cell)
                 progress.update()
@@ -144,7 +143,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
 
 def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    run = Run.create(str(folder), config.parameters(), dataset.fingerprint)
+    run = Run.create(folder, config.parameters(), dataset.fingerprint)
     with redirect_stdout(io.StringIO()):  # a hundred trainings would say the same
         train(dataset, config, run)
     return run
@@ -170,9 +169,7 @@ def _digest(settings: dict[str, Any], truth: MultiLabelDataset) -> str:
 
 
 def _folder(name: str) -> Path:
-    folder = outputs_root() / name
-    if not name or Path(name).name != name:
-        raise RunError(f"the name of a study is {name!r}; it must be a plain folder name")
+    folder = named_folder(name)
     if folder.exists() and any(folder.iterdir()) and not (folder / "study.json").exists():
         raise RunError(f"{shown(folder)} holds something that is no study; choose another name")
     return folder

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from mlkit.errors import MlkitError, RunError, nearest
-from mlkit.files import shown, write_json
-from mlkit.runs import Run, outputs_root
+from mlkit.errors import ClaimError, MlkitError, RunError, nearest
+from mlkit.files import Claim, shown, write_json
+from mlkit.runs import Run, named_folder, outputs_root
 from mlkit.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -65,11 +65,10 @@ class Tuning:
         """Make the folder and the study, or join those that are there already.
 
         Raises:
-            RunError: if another search, or something else, is there.
+            RunError: if the name is none, or another search, or something else, is there.
             MlkitError: if the database cannot be used.
         """
-        if not self.name or Path(self.name).name != self.name:
-            raise RunError(f"the name of a search is {self.name!r}; it must be a plain folder name")
+        named_folder(self.name)
         asked = {"space": self.space.ranges, "data": self.data, "seed": self.seed, "prune": self.prune}
         made = {"parameters": self.parameters, **asked, "storage": storage_name()}
         (self.folder / "claims").mkdir(parents=True, exist_ok=True)
@@ -143,7 +142,7 @@ class Tuning:
         """How many trials are queued."""
         return sum(trial.state.name == "WAITING" for trial in self.study().get_trials(deepcopy=False))
 
-    def take(self) -> "tuple[Trial, FileLock] | None":
+    def take(self) -> "tuple[Trial, Claim] | None":
         """The next queued trial with its claim; None if none waits. No other process gets the same."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.samplers import TPESampler
@@ -164,7 +163,6 @@ class Tuning:
                 trial, claim = Trial(study, waiting._trial_id), self.claim(waiting.number)
                 trial.set_user_attr("host", platform.node())
                 trial.set_user_attr("process", os.getpid())
-                claim.acquire()
                 self.space.suggest(trial)
                 return trial, claim
         return None
@@ -177,7 +175,7 @@ class Tuning:
         left = []
         with self.queue():
             for trial in self.running(host or platform.node()):
-                with suppress(Timeout), self.claim(trial.number):
+                with suppress(ClaimError), self.claim(trial.number):
                     left.append(trial)
         return left
 
@@ -206,9 +204,9 @@ class Tuning:
         """Whoever holds this lock may take trials from the queue and put some in."""
         return FileLock(self.folder / "claims" / "queue.lock")
 
-    def claim(self, number: int) -> FileLock:
-        """Whoever holds this lock works on the trial."""
-        return FileLock(self.folder / "claims" / f"{number}.lock", timeout=0)
+    def claim(self, number: int) -> Claim:
+        """Whoever has this claim works on the trial. Raises ClaimError if that is another process."""
+        return Claim(self.folder / "claims" / f"{number}.lock", f"trial {number} of {self.name}")
 
     def study(self, create: bool = False) -> "Study":
         """The study as Optuna knows it."""

@@ -9,11 +9,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mlkit.cache import cores
-from mlkit.errors import MlkitError
-from mlkit.files import project_root
+from mlkit.errors import ClaimError, MlkitError
+from mlkit.files import Claim, project_root
 from mlkit.pipeline import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
 from mlkit.tuning import Tuning, marks_of, storage_name
@@ -95,9 +94,9 @@ def work(tuning: Tuning) -> None:
     with ExitStack() as stack:
         if storage_name().startswith("sqlite"):
             try:
-                stack.enter_context(FileLock(tuning.folder / "claims" / "sqlite.lock", timeout=0))
-            except Timeout:
-                raise MlkitError(f"another process works on {tuning.name}. {_SQLITE}") from None
+                stack.enter_context(Claim(tuning.folder / "claims" / "sqlite.lock", tuning.name))
+            except ClaimError as error:
+                raise MlkitError(f"{error}. {_SQLITE}") from None
         failures = 0
         while claimed := tuning.take():
             trial, claim = claimed
@@ -116,7 +115,8 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
     say(f"trial {number}: {_text(trial)}")
     try:
         if not run.finished:  # it is, where a worker was killed at the very end
-            execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
+            with run.claimed():
+                execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
         facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
         worth = float(epochs.mAP.max())
         if not np.isfinite(worth):
