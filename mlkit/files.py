@@ -97,12 +97,8 @@ class Claim:
             raise ClaimError(what, **_holder(path)) from None
         before, own = _holder(path), {"pid": os.getpid(), "host": platform.node()}
         if before and before["host"] != own["host"]:  # not every network file system tells other machines of a lock
-            from mlkit.progress import say
-
-            say(
-                f"{what} was not given back by process {before['pid']} on {before['host']}; if that is still at work, stop "
-                "one of the two"
-            )
+            last = f"process {before['pid']} on {before['host']}"
+            print(f"{what} was not given back by {last}; if that is still at work, stop one of the two")
         path.write_text(json.dumps(own), encoding="utf-8")
 
     def release(self) -> None:
