@@ -1,13 +1,14 @@
 """Random augmentation of whole batches on the training device, different for each image, reproducible by seed."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlkit.errors import ParameterError
+from mlkit.parameters import Between, check_fields
 
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in grey (ITU-R BT.601)
 
@@ -20,20 +21,17 @@ class Augmentation:
         ParameterError: if a strength is outside of its range.
     """
 
-    flip: float = 0.0  # probability of a mirror image, 0..1
-    rotation: float = 0.0  # degrees, up to this to either side
-    scale: float = 0.0  # up to 1 + scale times larger or smaller
-    translation: float = 0.0  # up to this share of the side, in x and in y
-    brightness: float = 0.0  # factor from 1 - brightness to 1 + brightness
-    contrast: float = 0.0  # the same, around the image's mean grey
-    saturation: float = 0.0  # the same, around each pixel's grey
-    mixup: float = 0.0  # alpha of the Beta distribution that images are mixed by
+    flip: Annotated[float, Between(0, 1)] = 0.0  # probability of a mirror image
+    rotation: Annotated[float, Between(0, 180)] = 0.0  # degrees, up to this to either side
+    scale: Annotated[float, Between(0, 1)] = 0.0  # up to 1 + scale times larger or smaller
+    translation: Annotated[float, Between(0, 1)] = 0.0  # up to this share of the side, in x and in y
+    brightness: Annotated[float, Between(0, 1)] = 0.0  # factor from 1 - brightness to 1 + brightness
+    contrast: Annotated[float, Between(0, 1)] = 0.0  # the same, around the image's mean grey
+    saturation: Annotated[float, Between(0, 1)] = 0.0  # the same, around each pixel's grey
+    mixup: Annotated[float, Between(0, 100)] = 0.0  # alpha of the Beta distribution that images are mixed by
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            top = {"rotation": 180.0, "mixup": 100.0}.get(field.name, 1.0)
-            if not 0 <= getattr(self, field.name) <= top:
-                raise ParameterError(f"{field.name} is {getattr(self, field.name)}; it must lie between 0 and {top:g}")
+        check_fields(self)
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))

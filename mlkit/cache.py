@@ -22,7 +22,7 @@ import pandas as pd
 from filelock import FileLock
 
 from mlkit.errors import ImageError, MlkitError
-from mlkit.files import atomic, check_space, shown
+from mlkit.files import atomic, check_space, make_folder, shown
 from mlkit.images import DECODER, decode_image, read_bytes
 from mlkit.mapped import MappedRows, count_rows
 from mlkit.progress import bar
@@ -71,8 +71,7 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
             see `problems`.
     """
     key = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
-    path = outputs_root() / "cache" / f"{folder.name}-{key}-{size}px-{DECODER}"
-    path.mkdir(parents=True, exist_ok=True)
+    path = make_folder(outputs_root() / "cache" / f"{folder.name[:80]}-{key}-{size}px-{DECODER}")
     with FileLock(path / "lock"):
         rows = count_rows(path / "pixels.u8", size * size * 3)
         known = _read_index(path / "index.csv", rows)

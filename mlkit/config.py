@@ -1,7 +1,7 @@
 """The configuration of a training: all that decides its result, data aside."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
@@ -9,33 +9,9 @@ from mlkit.augment import Augmentation
 from mlkit.errors import ParameterError, nearest
 from mlkit.labels import POS_WEIGHT_POLICIES
 from mlkit.losses import LOSSES, get_loss
+from mlkit.parameters import Between, OneOf, check_fields, check_parameters
 from mlkit.thresholds import parse_policy
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "loss": tuple(LOSSES),
-    "optimizer": ("adam", "adamw"),
-    "schedule": ("constant", "cosine"),
-    "pos_weight": ("auto", *POS_WEIGHT_POLICIES),
-    "sampler": ("uniform", "balanced"),
-    "precision": ("auto", "fp32", "bf16"),
-}
-_RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (1, 10_000),
-    "epochs": (1, 1_000_000),
-    "accumulate": (1, 1_000_000),
-    "weight_decay": (0, 1),
-    "warmup_epochs": (0, 1_000_000),
-    "clip_norm": (0, 1e9),
-    "ema_decay": (0, 0.999999),
-    "patience": (0, 1_000_000),
-    "label_smoothing": (0, 0.5),
-    "sampler_cap": (1, 1e9),
-    "test_fraction": (0, 0.9),
-    "folds": (0, 1000),
-    "split_seed": (0, 2**32 - 1),
-    "seed": (0, 2**63 - 1),
-}
-_ABOVE_ZERO = ("learning_rate", "pos_weight_cap")
 _TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
 
 
@@ -48,33 +24,34 @@ class TrainConfig:
     """
 
     # the network
-    image_size: int = 224  # side in pixels
+    image_size: Annotated[int, Between(1, 10_000)] = 224  # side in pixels
     backbone: str = "resnet18"  # any classification network of torchvision
     weights: str = "imagenet"  # "imagenet", "none" or a file
     freeze: str = "none"  # "none", "backbone" or "until:<layer>"
     # the loss
-    loss: str = "masked_bce"  # see `mlkit.losses`
+    loss: Annotated[str, OneOf(*LOSSES)] = "masked_bce"  # see `mlkit.losses`
     loss_settings: str = ""  # of that loss, "gamma_neg: 2, clip: 0" say
     prior_run: str = ""  # for csl: the run that the prior is estimated with
-    label_smoothing: float = 0.0  # share by which known targets move towards 0.5, times two
+    label_smoothing: Annotated[float, Between(0, 0.5)] = 0.0  # share by which known targets move towards 0.5, times two
     # the optimisation
-    epochs: int = 10
-    batch_size: int | str = 32  # "auto" takes the largest that fits on a GPU
-    accumulate: int = 1  # parts that a batch is computed in, one after the other
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: str = "constant"  # of the learning rate: "constant" or "cosine"
-    warmup_epochs: float = 0.0  # epochs over which the learning rate rises from zero
-    clip_norm: float = 0.0  # largest norm of the gradient; 0: no limit
-    ema_decay: float = 0.0  # of the moving average of the weights that is kept as the model; 0: none
-    patience: int = 0  # stop after so many epochs without a better validation mAP; 0: never
+    epochs: Annotated[int, Between(1, 1_000_000)] = 10
+    batch_size: Annotated[int | str, Between(2), OneOf("auto")] = 32  # "auto" takes the largest that fits on a GPU
+    accumulate: Annotated[int, Between(1, 1_000_000)] = 1  # parts that a batch is computed in, one after the other
+    optimizer: Annotated[str, OneOf("adam", "adamw")] = "adam"
+    learning_rate: Annotated[float, Between(0, open=True)] = 1e-3
+    weight_decay: Annotated[float, Between(0, 1)] = 0.0
+    schedule: Annotated[str, OneOf("constant", "cosine")] = "constant"  # of the learning rate
+    warmup_epochs: Annotated[float, Between(0, 1_000_000)] = 0.0  # epochs over which the learning rate rises from zero
+    clip_norm: Annotated[float, Between(0, 1e9)] = 0.0  # largest norm of the gradient; 0: no limit
+    ema_decay: Annotated[float, Between(0, 0.999999)] = 0.0  # of the weights' moving average, kept as the model; 0: none
+    patience: Annotated[int, Between(0, 1_000_000)] = 0  # epochs without a better validation mAP that end it; 0: never
     # the imbalance
-    pos_weight: str = "auto"  # policy, see `labels.pos_weight`; "auto": balanced, or none where the loss balances itself
-    pos_weight_cap: float = 100.0
-    sampler: str = "uniform"  # "balanced": images with rare positives more often
-    sampler_cap: float = 4.0  # how much more often at most
-    # augmentation, see `Augmentation`; all off
+    # policy, see `labels.pos_weight`; "auto": balanced, or none where the loss balances itself
+    pos_weight: Annotated[str, OneOf("auto", *POS_WEIGHT_POLICIES)] = "auto"
+    pos_weight_cap: Annotated[float, Between(0, open=True)] = 100.0
+    sampler: Annotated[str, OneOf("uniform", "balanced")] = "uniform"  # "balanced": images with rare positives more often
+    sampler_cap: Annotated[float, Between(1, 1e9)] = 4.0  # how much more often at most
+    # augmentation, see `Augmentation`, which has the bounds; all off
     flip: float = 0.0
     rotation: float = 0.0
     scale: float = 0.0
@@ -84,31 +61,22 @@ class TrainConfig:
     saturation: float = 0.0
     mixup: float = 0.0
     # the experiment
-    validation_fraction: float = 0.15  # chooses the best epoch, the calibration and the thresholds
-    test_fraction: float = 0.15  # judges; 0: the validation images do, and flatter
-    folds: int = 0  # k of k-fold cross-validation, in which fold number `fold` is the test set; 0: none
+    # chooses the best epoch, the calibration and the thresholds
+    validation_fraction: Annotated[float, Between(0, 1, open=True)] = 0.15
+    test_fraction: Annotated[float, Between(0, 0.9)] = 0.15  # judges; 0: the validation images do, and flatter
+    folds: Annotated[int, Between(0, 1000)] = 0  # k of k-fold cross-validation, fold number `fold` the test set; 0: none
     fold: int = 0
     threshold: str = "f1"  # policy, see `thresholds.choose_thresholds`
     calibrate: bool = True  # turn scores into probabilities that mean what they say
-    split_seed: int = 0  # of the split: runs that share it are judged on the same images
-    seed: int = 0  # of all else: first weights, order of the images, augmentation
+    split_seed: Annotated[int, Between(0, 2**32 - 1)] = 0  # of the split: runs that share it are judged on the same images
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0  # of all else: first weights, order of the images, augmentation
     device: str = "auto"
-    precision: str = "auto"  # "auto", "fp32" or "bf16"
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
     compile: bool = False  # torch.compile: minutes at the start, faster steps after
     deterministic: bool = False  # the same results on a GPU every time, at some cost; a CPU gives them at none
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least {low} and at most {high:g}")
-        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 2):
-            raise ParameterError(f'batch_size is {self.batch_size!r}; it must be at least 2, or "auto"')
-        for name in _ABOVE_ZERO:
-            if not getattr(self, name) > 0:
-                raise ParameterError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ParameterError(f"{name} is {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+        check_fields(self)
         if self.freeze != "none" and self.weights == "none":
             raise ParameterError(
                 f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
@@ -146,7 +114,10 @@ class TrainConfig:
         for name in given:
             if name not in known:
                 raise ParameterError(f"loss_settings: {self.loss} has no setting {name!r}{nearest(str(name), known)}")
-        return given
+        try:
+            return check_parameters(given, known)
+        except ParameterError as error:
+            raise ParameterError(f"loss_settings: {error}") from None
 
     @property
     def pos_weight_policy(self) -> str:

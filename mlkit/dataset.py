@@ -158,7 +158,12 @@ def split_images(
     wanted = {"train", "validation"} | ({"test"} if share else set())
     if missing := wanted - set(side):
         raise LabelError(f"the split leaves no image of {count} for {', '.join(missing)}; change its fractions")
-    return pd.Series(side[numbers], index=labels.index, name="split")
+    split = pd.Series(side[numbers], index=labels.index, name="split")
+    if (split == "train").sum() < 2:  # batch normalisation, and any learning, compares images
+        raise LabelError(
+            f"the split leaves 1 image of {len(split)} to train on, 2 are needed; label more, or lower its fractions"
+        )
+    return split
 
 
 def fold_images(

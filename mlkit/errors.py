@@ -34,6 +34,10 @@ class ClaimError(RunError):
         super().__init__(f"{what} is at work in {who}; wait until it ends, or choose another name")
 
 
+class WriteError(MlkitError):
+    """A file or folder cannot be written; the text names it, the reason, and the mend."""
+
+
 class ParameterError(MlkitError):
     """A parameter is unknown or of the wrong type; the text names the nearest known one."""
 

@@ -1,5 +1,6 @@
 """Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes, locks."""
 
+import errno
 import json
 import os
 import platform
@@ -10,7 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import ClaimError, MlkitError
+from mlkit.errors import ClaimError, MlkitError, WriteError
+
+_MENDS = {  # errno -> what a person can do; for those that are not named, the system's own words must do
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or choose a folder on another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another name; files and folders do not mix"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def project_root() -> Path:
@@ -42,19 +50,45 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block ends well, remove it when it does not.
 
     The temporary name keeps the suffix, since many writers choose the format by it.
+
+    Raises:
+        WriteError: if the disk is full, the folder read-only, `path` a folder ...; what can be known is said at once.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    path = Path(path).absolute()
+    temporary: Path | None = None
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         # mkstemp makes private files; a result should be as readable as any other file
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except BrokenPipeError:  # of the terminal, not of the file
+        raise
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written ({reason(error)})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in its words, and what a person can do."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{said}; {mend}" if (mend := _MENDS.get(error.errno or 0)) else said
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, with those above it, where it is not there yet. Raises WriteError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be made ({reason(error)})") from None
+    return path
 
 
 def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
@@ -89,7 +123,7 @@ class Claim:
         """
         from filelock import FileLock, Timeout  # costs a moment, and `mlkit --help` does without
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._path, self._lock = path, FileLock(path, timeout=0)
         try:
             self._lock.acquire()

@@ -130,8 +130,13 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> None:
     """`torch.save`, whole or not at all."""
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # "unexpected pos": torch's own, over that of the disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_torch(path: str | Path) -> Any:

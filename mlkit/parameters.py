@@ -1,8 +1,12 @@
 """Parameters as people give them (`-p name value`, YAML files), checked and converted against known names and defaults."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -13,6 +17,77 @@ from mlkit.files import shown
 DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
 _AUTO = {"batch_size"}  # numbers that may be left to mlkit
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number in the annotation of a field, `Annotated[int, Between(1, 10)]`; `open`: without the ends."""
+
+    low: float
+    high: float = math.inf
+    open: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ParameterError if a number lies outside; text is for `OneOf`."""
+        if isinstance(value, str):
+            return
+        if self.open and not self.low < value < self.high:
+            raise ParameterError(f"{name} is {value}; it must be above {self.low}{self._end(' and below')}")
+        if not self.low <= value <= self.high:
+            raise ParameterError(f"{name} is {value}; it must be at least {self.low}{self._end(' and at most')}")
+
+    def _end(self, words: str) -> str:
+        return f"{words} {self.high:g}" if math.isfinite(self.high) else ""
+
+
+class OneOf:
+    """Choices of a text in the annotation of a field: `Annotated[str, OneOf("adam", "adamw")]`."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ParameterError, with the nearest choice, if a text is none of them."""
+        if isinstance(value, str) and value not in self.choices:
+            raise ParameterError(f"{name} is {value!r}{nearest(value, self.choices)}")
+
+
+def check_fields(settings: Any) -> None:
+    """Check every field of a dataclass by its annotation: the type, then `Between` and `OneOf`.
+
+    Raises:
+        ParameterError: naming the first field that is wrong, what it is, and what it must be.
+    """
+    kind: Any = type(settings)
+    for name, (types, rules) in _annotations(kind).items():
+        value = getattr(settings, name)
+        words = [word for rule in rules if isinstance(rule, OneOf) for word in rule.choices] if len(types) > 1 else []
+        if not any(_is_a(value, wanted) for wanted in types) or (words and isinstance(value, str) and value not in words):
+            kinds = [_KINDS[wanted] for wanted in types if not words or wanted is not str] + [f'"{word}"' for word in words]
+            raise ParameterError(f"{name} is {value!r}; it must be {' or '.join(kinds)}")
+        for rule in rules:
+            rule.check(name, value)
+
+
+@cache
+def _annotations(settings: type) -> dict[str, tuple[tuple[type, ...], tuple[Any, ...]]]:
+    """Field -> its plain types, and the rules of its annotation; fields of other types are not in it."""
+    found = {}
+    for name, hint in get_type_hints(settings, include_extras=True).items():
+        hint, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        types = get_args(hint) if get_origin(hint) is UnionType else (get_origin(hint) or hint,)
+        if set(types) <= set(_KINDS):
+            found[name] = types, tuple(rules)
+    return found
+
+
+def _is_a(value: Any, wanted: type) -> bool:
+    """Whether a value is of a plain type: true is no number, a whole number is one, NaN and infinity are none."""
+    if isinstance(value, bool) or wanted is bool:
+        return isinstance(value, bool) and wanted is bool
+    if wanted is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, wanted)
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError
-from mlkit.files import project_root, resolve, shown, write_json
+from mlkit.files import make_folder, project_root, resolve, shown, write_json
 from mlkit.parameters import check_parameters
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, Run, named_folder, outputs_root
@@ -246,7 +246,7 @@ def execute(
     from traitlets.config import Config
 
     target, partial = run / f"{notebook}.ipynb", run / f"{notebook}.partial.ipynb"
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
     position = 0
     # this environment's kernel before the user's own

@@ -10,6 +10,7 @@ import torch
 
 from mlkit.dataset import MultiLabelDataset, fold_images
 from mlkit.device import choose_device
+from mlkit.files import make_folder
 from mlkit.labels import label_counts, to_codes
 from mlkit.metrics import evaluate
 from mlkit.model import build_model, place
@@ -41,8 +42,7 @@ def features(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = place(build_model(backbone, 1, weights, dataset.image_size), chosen)
-    folder = outputs_root()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(outputs_root())
     activations = Activations(dataset, Stages(network, backbone, "backbone", chosen), folder)
     return activations.batch(np.arange(len(dataset)))[0].float().flatten(1).numpy()
 

@@ -31,14 +31,17 @@ from weakref import WeakValueDictionary
 import pandas as pd
 
 from mlkit.errors import RunError
-from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
+from mlkit.files import Claim, atomic, make_folder, project_root, resolve, shown, write_json
 
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 
 def outputs_root() -> Path:
     """Folder that holds the runs and the pixel cache; the environment variable MLKIT_OUTPUTS moves it to another disk."""
-    return Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs").resolve()
+    path = Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs").resolve()
+    if path.is_file():
+        raise RunError(f"{path} is a file; the runs need a folder: set MLKIT_OUTPUTS to another path")
+    return path
 
 
 @dataclass(frozen=True)
@@ -278,10 +281,10 @@ def _claimed(folder: Path) -> Claim | None:
 def _new_folder() -> Path:
     """A new folder named by date and time, with a number where another training began in the same second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, number = outputs_root() / stamp, 1
+    path, number = make_folder(outputs_root()) / stamp, 1
     while True:
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
             return path
         except FileExistsError:
             number += 1

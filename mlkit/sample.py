@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFilter
 
-from mlkit.files import resolve
+from mlkit.files import make_folder, resolve
 from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes
 from mlkit.progress import bar
@@ -44,7 +44,7 @@ def make_sample(folder: str | Path, count: int = COUNT, seed: int = 0) -> None:
     contradicts it; the last row of the label file names an image that does not exist.
     """
     folder = resolve(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     rng = np.random.default_rng(seed)
     prevalence = np.array(list(ATTRIBUTES.values()))
     truth = (rng.random((count, len(prevalence))) < prevalence).astype(np.int8)

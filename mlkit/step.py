@@ -1,5 +1,6 @@
 """The training step: one batch through augmentation, network, loss and optimizer."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,9 +92,7 @@ class TrainingStep:
             group["lr"] = lr
         # Sum and count stay apart: known cells differ from part to part, and a mean of means would be wrong.
         total = torch.zeros(2, device=self.device.device)
-        size = -(-len(where) // self.config.accumulate)
-        for start in range(0, len(where), size):
-            part = slice(start, start + size)
+        for part in _parts(len(where), self.config.accumulate):
             mixed: Targets = [(1.0, targets[part])]
             if share < 1:
                 mixed = [(share, targets[part]), (1 - share, targets[partners[part]])]
@@ -137,6 +136,12 @@ class TrainingStep:
 
         self.network.eval()  # so that batch normalisation does not count the zeros
         return largest_batch(fits, most)
+
+
+def _parts(images: int, count: int) -> list[slice]:
+    """A batch in `count` equal parts, or fewer: batch normalisation cannot work on a single image."""
+    cuts = np.linspace(0, images, 1 + max(1, min(count, images // 2))).astype(int).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(cuts)]
 
 
 def estimate_prior(name: str, dataset: MultiLabelDataset, images: np.ndarray, device: Device) -> Tensor:

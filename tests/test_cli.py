@@ -1,6 +1,7 @@
 """The command line as a person meets it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,55 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def run_command(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "mlkit", *arguments], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_output_that_takes_no_more_is_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does once it has enough
+    closed = run_command("runs", stdout=writing)
+    os.close(writing)
+    assert (closed.returncode, closed.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        failed = run_command("runs", stdout=full)
+    assert failed.returncode == 1
+    assert (
+        failed.stderr == "mlkit: the output: No space left on device; free some space, or choose a folder on another disk\n"
+    )
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "MLKIT_OUTPUTS": str(tmp_path / "bücher")}
+    shown = run_command("runs", stdout=subprocess.PIPE, env=environment)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "b\\xfccher" in shown.stdout
+
+
+def test_outputs_that_are_a_file_are_said_on_every_door(sample, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "file"))
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    for command in (["runs"], ["predict", "x.jpg"], ["train", *data], ["run", *data], ["tune", *data]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "file is a file; the runs need a folder: set MLKIT_OUTPUTS to another path" in error
+        assert error.count("\n") == 1
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "file" / "below"))
+    assert main(["train", *data]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be made (Not a directory; choose another name" in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_that_cannot_be_written_is_known_before_the_work(trained, tmp_path, capsys):
+    for place, why in ((tmp_path, "Is a directory"), (trained / "0000.jpg" / "x.csv", "File exists")):
+        assert main(["predict", str(trained), "--model", "t", "--csv", str(place)]) == 1
+        error = capsys.readouterr().err
+        assert f"{place} cannot be written ({why}; choose another name" in error
+        assert error.count("\n") == 1
 
 
 def test_training_twice_into_one_name_is_refused(trained, sample, capsys):

@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 from torch import nn
@@ -5,8 +7,8 @@ from torchvision import models
 
 from mlkit.calibration import from_pos_weight
 from mlkit.device import choose_device
-from mlkit.errors import ParameterError, WeightsError
-from mlkit.model import Ensemble, build_model, compute_logits, load_model, normalise, place, save_model
+from mlkit.errors import ParameterError, WeightsError, WriteError
+from mlkit.model import Ensemble, build_model, compute_logits, load_model, normalise, place, save_model, save_torch
 
 META = {"backbone": "resnet18", "image_size": 32, "attributes": ["a", "b", "c"]}
 
@@ -134,3 +136,14 @@ def test_bf16_agrees_with_float32_and_gives_float32_logits():
         )
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, atol=0.05, rtol=0.05)
+
+
+def test_a_full_disk_is_said_as_such(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a disk that takes no more
+    try:
+        with pytest.raises(WriteError, match=r"model\.pth cannot be written \(File too large; free some space"):
+            save_torch(tmp_path / "model.pth", {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = [
     ["__init__", "errors"],
-    ["files", "progress", "losses", "device", "augment", "mapped", "feed", "metrics", "calibration"],
+    ["files", "progress", "losses", "device", "mapped", "feed", "metrics", "calibration"],
     ["labels", "images", "runs", "parameters", "thresholds", "intervals"],
+    ["augment"],
     ["labelfile", "config", "board"],
     ["cache", "sample", "model", "plots", "objective", "optim"],
     ["dataset", "predict", "evaluation_plots", "suspects", "report"],

@@ -306,6 +306,12 @@ def test_verdict_is_judged_on_images_that_chose_nothing(dataset, sample):
     assert (asked.present == (asked.probability >= list(meta["thresholds"].values()))).all()
 
 
+def test_a_batch_is_never_cut_into_single_images(dataset, sample):
+    config = replace(CONFIG, epochs=1, batch_size=3, accumulate=3)
+    table = start("one", config, dataset, sample)[0].read_table("history.csv")
+    assert np.isfinite(table.loss).all()
+
+
 def test_accumulated_parts_equal_the_whole_batch(dataset, sample, backbone_weights):
     # frozen features, so that batch normalisation, which sees the parts alone, has no say
     config = replace(CONFIG, epochs=1, weights=backbone_weights, freeze="backbone")
@@ -433,17 +439,26 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
     [
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"batch_size": 1}, "batch_size is 1"),
-        ({"batch_size": "many"}, "batch_size is 'many'; it must be at least 2"),
+        ({"batch_size": "many"}, "batch_size is 'many'; it must be a whole number or \"auto\""),
         ({"fold": 3, "folds": 3}, "fold is 3, folds 3"),
         ({"loss": "masked"}, "did you mean 'masked_bce'"),
         ({"loss": "asl", "loss_settings": "gamma: 2"}, "asl has no setting 'gamma'; did you mean 'gamma_"),
         ({"loss_settings": "gamma"}, "it must look like"),
         ({"threshold": "f2"}, "did you mean 'f1'"),
         ({"label_smoothing": 0.9}, "at most 0.5"),
-        ({"flip": 2.0}, "flip is 2.0; it must lie between 0 and 1"),
+        ({"flip": 2.0}, "flip is 2.0; it must be at least 0 and at most 1"),
         ({"freeze": "backbone", "weights": "none"}, "frozen layers must have learned something"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"epochs": 1.5}, "epochs is 1.5; it must be a whole number"),
+        ({"epochs": True}, "epochs is True; it must be a whole number"),
+        ({"image_size": "64"}, "image_size is '64'; it must be a whole number"),
+        ({"deterministic": "no"}, "deterministic is 'no'; it must be true or false"),
+        ({"validation_fraction": 2.0}, "validation_fraction is 2.0; it must be above 0 and below 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a number"),
+        ({"backbone": None}, "backbone is None; it must be text"),
+        ({"flip": "0.5"}, "flip is '0.5'; it must be a number"),
+        ({"loss": "asl", "loss_settings": "clip: little"}, "loss_settings: parameter clip is 'little'; it must be a number"),
     ],
 )
 def test_impossible_settings_are_refused(setting, message):

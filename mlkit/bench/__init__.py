@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,10 @@ from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.device import Device, choose_device
 from mlkit.errors import LabelError, ParameterError
-from mlkit.files import resolve, shown
+from mlkit.files import make_folder, resolve, shown
 from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes
+from mlkit.parameters import Between, check_fields
 from mlkit.progress import bar
 from mlkit.runs import PACKAGES, outputs_root
 
@@ -47,19 +48,19 @@ class BenchConfig:
     """
 
     images: str = ""  # folder of images; empty generates photo-like JPEG files of 800x800 pixels
-    count: int = 0  # images, of which a quarter is held out for validation; 0: 128 on a CPU, 4096 on a GPU
-    image_size: int = 224
+    # images, of which a quarter is held out for validation; 0: 128 on a CPU, 4096 on a GPU
+    count: Annotated[int, Between(0)] = 0
+    image_size: Annotated[int, Between(1)] = 224
     backbone: str = "resnet18"
-    batch_size: int = 32
-    repeats: int = 3
+    batch_size: Annotated[int, Between(2)] = 32
+    repeats: Annotated[int, Between(1)] = 3
     device: str = "auto"
     precision: str = "auto"
-    cache_count: int = 20_000  # images of the larger generated cache, the smaller has a tenth; 0 leaves that part out
+    # images of the larger generated cache, the smaller has a tenth; 0 leaves that part out
+    cache_count: Annotated[int, Between(0)] = 20_000
 
     def __post_init__(self) -> None:
-        for name, low in (("count", 0), ("image_size", 1), ("batch_size", 2), ("repeats", 1), ("cache_count", 0)):
-            if getattr(self, name) < low:
-                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        check_fields(self)
         if 0 < self.cache_count < 20:
             raise ParameterError(f"cache_count is {self.cache_count}; it must be 0 or at least 20")
 
@@ -89,8 +90,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         precision=config.precision,
     )
     samples: dict[str, list[float]] = defaultdict(list)
-    outputs_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=outputs_root()) as name, _tuned_convolutions():
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=make_folder(outputs_root())) as name, _tuned_convolutions():
         work = Path(name)
         folder, labels, data = _images(config, device, work)
         bench = Measurements(folder, labels, settings, device, work)

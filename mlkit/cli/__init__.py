@@ -4,28 +4,56 @@ Their functions import what they need when they are called, so that `mlkit --hel
 """
 
 import argparse
+import io
+import os
 import sys
 
 import mlkit
 from mlkit.cli import bench, ensemble, predict, run, runs, study, tensorboard, train, tune
-from mlkit.errors import MlkitError
+from mlkit.errors import MlkitError, WriteError
+from mlkit.files import reason
 
 COMMANDS = (run, train, study, tune, runs, ensemble, predict, tensorboard, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 a notebook failed, 2 wrong input."""
+    """Run one command; returns the exit code: 0 well, 1 a notebook failed or a file cannot be written, 2 wrong input."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()  # here, where it can be said that this fails
         return code
+    except BrokenPipeError:  # whoever read has enough: `mlkit predict photos | head`
+        _close_output()
+        return 141  # as of any program that SIGPIPE ends
+    except (WriteError, OSError) as error:
+        _close_output()
+        print(f"mlkit: {_line(error)}", file=sys.stderr)
+        return 1
     except MlkitError as error:
         print(f"mlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mlkit: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _line(error: WriteError | OSError) -> str:
+    if isinstance(error, WriteError):
+        return str(error)
+    return f"{error.filename or 'the output'}: {reason(error)}"
+
+
+def _close_output() -> None:
+    """Where the output takes no more, Python's own last flush would end in a second error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ def predict(options: argparse.Namespace) -> int:
     paths = [file for image in options.images for file in _files(Path(image).absolute())]
     predictor = Predictor.load(source)
     print(f"model: {predictor}")
-    table = predictor.predict(paths, broken.append)
+    with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
+        table = predictor.predict(paths, broken.append)
+        if file:
+            table.to_csv(file, index=False)
     for error in broken:
         print(f"mlkit: {error}", file=sys.stderr)
-    if options.csv:
-        with atomic(options.csv) as temporary:
-            table.to_csv(temporary, index=False)
-    else:
+    if not options.csv:
         print_predictions(table)
     return 2 if broken else 0
 

@@ -30,7 +30,7 @@ from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.device import choose_device
 from mlkit.duplicates import duplicate_groups
 from mlkit.errors import ClaimError, RunError
-from mlkit.files import Claim, atomic, shown, write_json
+from mlkit.files import Claim, atomic, make_folder, shown, write_json
 from mlkit.losses import get_loss
 from mlkit.metrics import evaluate, macro
 from mlkit.progress import bar, say
@@ -62,7 +62,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
         RunError: if the folder holds something else.
     """
     folder = _folder(name)
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "cells")
     write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
     files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth)}.json" for cell in study.cells}
     groups = duplicate_groups(truth)

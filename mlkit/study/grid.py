@@ -9,6 +9,7 @@ import mlkit
 from mlkit.config import TrainConfig
 from mlkit.errors import ParameterError, nearest
 from mlkit.losses import LOSSES
+from mlkit.parameters import check_fields
 from mlkit.study.findings import BASELINE, FULL
 from mlkit.study.hiding import MECHANISMS, hide
 
@@ -46,6 +47,7 @@ class Study:
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, known in (("methods", LOSSES), ("mechanisms", MECHANISMS)):
             for value in getattr(self, name):
                 if value not in known:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from mlkit.errors import ClaimError, MlkitError, RunError, nearest
-from mlkit.files import Claim, shown, write_json
+from mlkit.files import Claim, make_folder, shown, write_json
 from mlkit.runs import Run, named_folder, outputs_root
 from mlkit.tuning.space import Space
 
@@ -71,7 +71,7 @@ class Tuning:
         named_folder(self.name)
         asked = {"space": self.space.ranges, "data": self.data, "seed": self.seed, "prune": self.prune}
         made = {"parameters": self.parameters, **asked, "storage": storage_name()}
-        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / "claims")
         with self.queue():  # another process may begin the same search at this moment
             self._check(made)
             study = self.study(create=True)

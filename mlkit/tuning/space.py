@@ -122,5 +122,7 @@ def _ends(given: Any) -> list[Any]:
 def _contains(given: Any, value: Any) -> bool:
     if isinstance(given, list):
         return value in given
+    if isinstance(value, str):  # "auto"
+        return False
     steps = (value - given["low"]) / given.get("step", 1)
     return bool(given["low"] <= value <= given["high"] and ("step" not in given or abs(steps - round(steps)) < 1e-9))
