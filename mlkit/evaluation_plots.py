@@ -3,8 +3,8 @@
 Some show all attributes on one Axes; the others show one attribute, and `per_attribute` repeats them for all.
 """
 
-import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,14 +18,20 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mlkit.intervals import MEAN
 from mlkit.metrics import CALIBRATION_BINS, expected_calibration_error, reliability
-from mlkit.plots import NO, UNKNOWN, YES
+from mlkit.plots import NO, UNKNOWN, YES, legend_below, most_telling, name_rows, partly, shorten, use_fonts, wrapped
 
 _DARK = "#333333"
 _CELLS_OF_A_POINT = 20  # in a reliability diagram
+_MOST_PANELS = 24
+_ACROSS = 4  # panels side by side, at most
 
 
 def per_attribute(
-    draw: Callable[..., Axes], title: str, attributes: Sequence[str], *columns: np.ndarray | float, across: int = 4
+    draw: Callable[..., Axes],
+    title: str,
+    attributes: Sequence[str],
+    *columns: np.ndarray | float,
+    worth: pd.Series | None = None,
 ) -> Figure:
     """A new figure with one panel per attribute: `draw(column of each array, ..., ax, title)`.
 
@@ -36,27 +42,34 @@ def per_attribute(
         title: of the figure.
         attributes: names, for the panels' titles.
         columns: what `draw` takes before its Axes, as (images, attributes) or (attributes,) arrays, or one number for all.
-        across: panels side by side, at most.
+        worth: by attribute; of more attributes than panels, those with the largest and the smallest are drawn. The first
+            ones where it is not given.
     """
-    rows = -(-len(attributes) // across)
-    across = -(-len(attributes) // rows)  # so that no row is left nearly empty
+    use_fonts(attributes)
+    order = pd.Series(-np.arange(len(attributes))) if worth is None else worth.reindex(list(attributes))
+    chosen = most_telling(order, _MOST_PANELS, ends=worth is not None)
+    which = "the first" if worth is None else "the best, then the worst"
+    title = partly(title, len(chosen), len(attributes), which)
+    rows = -(-len(chosen) // _ACROSS)
+    across = -(-len(chosen) // rows)  # so that no row is left nearly empty
     figure, axes = plt.subplots(
         rows, across, figsize=(2.3 * across + 0.3, 2.2 * rows + 0.9), squeeze=False, layout="constrained"
     )
     handles: dict[str, Artist] = {}
     for i, ax in enumerate(axes.flat):
-        if i >= len(attributes):
+        if i >= len(chosen):
             ax.axis("off")
             continue
-        draw(*(column if np.isscalar(column) else np.asarray(column)[..., i] for column in columns), ax, attributes[i])
+        j = chosen[i]
+        draw(*(column if np.isscalar(column) else np.asarray(column)[..., j] for column in columns), ax, attributes[j])
         handles |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
         if legend := ax.get_legend():
             legend.remove()
-        if i + across < len(attributes):  # there is a panel below, which names the axis
+        if i + across < len(chosen):  # there is a panel below, which names the axis
             ax.set_xlabel("")
         if i % across:
             ax.set_ylabel("")
-    figure.suptitle(textwrap.fill(title, 24 * across))
+    figure.suptitle("\n".join(wrapped(line, 24 * across, 4) for line in title.splitlines()))
     columns_of_legend = len(handles) if across > 2 else across  # as wide as the figure allows
     figure.set_figheight(figure.get_figheight() + 0.25 * (-(-len(handles) // columns_of_legend) - 1))
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns_of_legend, frameon=False)
@@ -151,7 +164,6 @@ def intervals(
     table: pd.DataFrame,
     chance: pd.Series,
     ax: Axes,
-    name: str = "average precision",
     head: pd.Series | None = None,
 ) -> Axes:
     """Each attribute's figure with its interval, and its chance level; the macro mean below.
@@ -160,11 +172,11 @@ def intervals(
         table: one figure of `intervals.bootstrap`, as `.loc["AP"]`: value, low, high.
         chance: chance levels by attribute, as `metrics.evaluate(...).prevalence`; of the mean, their mean.
         ax: where to draw.
-        name: of the figure.
         head: what a linear head on frozen features reaches, by the names of `table`.
     """
     levels = chance.reindex(table.index).where(table.value.notna())
     levels[levels.index == MEAN] = levels.mean()
+    whole, (table, levels) = len(table), _with_mean(table.value - levels, table, levels)
     position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
     errors = np.abs(np.stack([table.value - table.low, table.high - table.value]))
     ax.errorbar(table.value, position, xerr=errors, fmt="o", color=YES, capsize=3, label="value and interval")
@@ -176,14 +188,11 @@ def intervals(
         ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
-    ax.set_yticks(position, [_short(attribute) for attribute in table.index])
-    ax.set(title=f"{name[0].upper()}{name[1:]} and its uncertainty", xlabel=name, ylabel="attribute", xlim=(-0.01, 1.02))
-    ax.set_ylim(position[-1] + 0.6, -0.6)
+    title = partly("Average precision and its uncertainty", len(table), whole, "furthest above and below chance")
+    ax.set(title=title, xlabel="average precision", ylabel="attribute", xlim=(-0.01, 1.02))
+    name_rows(ax, table.index, position)
     ax.grid(axis="x", alpha=0.3)
-    below = offset_copy(
-        ax.transAxes, ax.get_figure(root=True), y=-36, units="points"
-    )  # under the axis' name, whatever the height
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=3, frameon=False)
+    legend_below(ax)
     return ax
 
 
@@ -197,6 +206,8 @@ def confusion(table: pd.DataFrame, ax: Axes, figures: pd.DataFrame | None = None
         ax: where to draw.
         figures: of `metrics.evaluate`, whose accuracy is then written beside that of always answering the majority.
     """
+    wrong = (table.FN + table.FP) / table[["TP", "FN", "FP", "TN"]].sum(axis=1).replace(0, np.nan)
+    whole, table = len(table), table.iloc[most_telling(wrong)]
     positives, negatives = table.TP + table.FN, table.FP + table.TN
     columns = {"TP": (positives, YES), "FN": (positives, NO), "FP": (negatives, NO), "TN": (negatives, YES)}
     image = np.ones((len(table), 4, 3))
@@ -208,31 +219,33 @@ def confusion(table: pd.DataFrame, ax: Axes, figures: pd.DataFrame | None = None
             dark = colour == YES and part > 0.6
             ax.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     if figures is not None:
-        for row, (own, majority) in enumerate(figures[["accuracy", "majority_accuracy"]].to_numpy()):
+        for row, (own, majority) in enumerate(figures.loc[table.index, ["accuracy", "majority_accuracy"]].to_numpy()):
             text = f"{own:.2f} / {majority:.2f}" if np.isfinite(own) else "-"
             ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
         heading = offset_copy(ax.transAxes, ax.get_figure(root=True), y=-7, units="points")
         ax.text(1.02, 0, "accuracy /\nmajority's", transform=heading, va="top", fontsize="small")
     ax.imshow(image, aspect="auto")
     ax.set_xticks(range(4), ["yes, found\n(TP)", "yes, missed\n(FN)", "no, claimed\n(FP)", "no, refused\n(TN)"])
-    ax.set_yticks(range(len(table)), [_short(attribute) for attribute in table.index])
+    name_rows(ax, table.index)
+    ax.set_ylim(len(table) - 0.5, -0.5)
     ax.hlines(np.arange(len(table) - 1) + 0.5, -0.5, 3.5, color="white", linewidth=1)
     ax.vlines([0.5, 1.5, 2.5], -0.5, len(table) - 0.5, color="white", linewidth=[1, 6, 1])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(title="Decisions on known cells (share of the true class)", xlabel="truth and decision", ylabel="attribute")
+    title = partly("Decisions on known cells (share of the true class)", len(table), whole, "most often wrong")
+    ax.set(title=title, xlabel="truth and decision", ylabel="attribute")
     return ax
 
 
-def differences(table: pd.DataFrame, ax: Axes, first: str, second: str, name: str = "average precision") -> Axes:
+def differences(table: pd.DataFrame, ax: Axes, first: str, second: str) -> Axes:
     """Each attribute's paired difference `first - second` with its interval, beside zero; the macro mean below.
 
     Args:
         table: one figure of `intervals.compare`, as `.loc["AP"]`: difference, low, high.
         ax: where to draw.
         first, second: names of the two.
-        name: of the figure.
     """
+    whole, (table,) = len(table), _with_mean(table.difference, table)
     position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
     errors = np.abs(np.stack([table.difference - table.low, table.high - table.difference]))
     ax.axvline(0, color=_DARK, linestyle=":", linewidth=1.2)
@@ -242,13 +255,10 @@ def differences(table: pd.DataFrame, ax: Axes, first: str, second: str, name: st
         ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
-    ax.set_yticks(position, [_short(attribute) for attribute in table.index])
-    ax.set_ylim(position[-1] + 0.6, -0.6)
-    ax.set(
-        title=f"Paired difference in {name}, {_short(first)} minus {_short(second)}",
-        xlabel=f"difference in {name}",
-        ylabel="attribute",
-    )
+    name_rows(ax, table.index, position)
+    title = f"Paired difference in average precision, {shorten(first)} minus {shorten(second)}"
+    title = partly(title, len(table), whole, "furthest above and below zero")
+    ax.set(title=title, xlabel="difference in average precision", ylabel="attribute")
     ax.grid(axis="x", alpha=0.3)
     return ax
 
@@ -262,6 +272,7 @@ def gallery(images: Sequence[np.ndarray | None], table: pd.DataFrame, title: str
         title: of the figure.
         across: images side by side.
     """
+    use_fonts(table.attribute)
     rows = max(1, -(-len(table) // across))
     figure, axes = plt.subplots(
         rows, across, figsize=(1.45 * across, 1.95 * rows + 0.4), squeeze=False, layout="constrained"
@@ -278,18 +289,21 @@ def gallery(images: Sequence[np.ndarray | None], table: pd.DataFrame, title: str
         else:
             ax.imshow(image)
         said, truth = ("no", "yes") if row.target == 1 else ("yes", "no")
-        text = f"{number}. {_short(str(row.attribute), 16)}\nmodel {said} ({row.probability:.2f})\nlabel {truth}"
+        text = f"{number}. {shorten(str(row.attribute), 18)}\nmodel {said} ({row.probability:.2f})\nlabel {truth}"
         ax.set_xlabel(text, fontsize="small", color="black")
         ax.spines[:].set(color=NO if truth == "no" else YES, linewidth=2)
     return figure
 
 
-def _short(name: str, width: int = 24) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
+def _with_mean(worth: pd.Series, *tables: Any) -> list[Any]:
+    """Of each table the rows to draw: the attributes chosen by worth, then the macro mean where there is one."""
+    mean = worth.index == MEAN
+    chosen = np.concatenate([np.flatnonzero(~mean)[most_telling(worth[~mean], ends=True)], np.flatnonzero(mean)])
+    return [table.iloc[chosen] for table in tables]
 
 
 def _title(ax: Axes, name: str, below: str = "") -> None:
-    ax.set_title("\n".join([*textwrap.wrap(_short(name, 48), 24), below]).strip(), fontsize="medium")
+    ax.set_title(f"{wrapped(shorten(name, 44), 24, 2)}\n{below}".strip(), fontsize="medium")
 
 
 def _lacking(y: np.ndarray, ax: Axes) -> Axes:

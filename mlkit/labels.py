@@ -30,10 +30,15 @@ def from_codes(codes: np.ndarray, images: Iterable[str], attributes: Iterable[st
     return table.set_axis(names, axis=1)
 
 
-def captions(labels: pd.DataFrame) -> list[str]:
-    """One line per image: the attributes that it has, then those unknown with a question mark."""
+def captions(labels: pd.DataFrame, most: int = 8) -> list[str]:
+    """One line per image: the attributes that it has, then those unknown with a question mark; of many, the first `most`."""
     names = np.array(labels.columns, dtype=object)
-    return [", ".join([*names[row == 1], *(f"{name}?" for name in names[row < 0])]) or "none" for row in to_codes(labels)]
+    texts = []
+    for row in to_codes(labels):
+        said = [*names[row == 1], *(f"{name}?" for name in names[row < 0])]
+        more = [f"and {len(said) - most} more"] if len(said) > most else []
+        texts.append(", ".join([*said[:most], *more]) or "none")
+    return texts
 
 
 def label_counts(labels: pd.DataFrame) -> pd.DataFrame:

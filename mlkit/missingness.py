@@ -5,8 +5,7 @@ or where another attribute is present, a score on the known cells is one of the 
 unknown because of its own value cannot be tested: nobody knows it.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from mlkit.labels import to_codes
 
 COLUMNS = ["attribute", "depends_on", "test", "images", "effect", "detail", "p", "p_holm"]
 _FEW = 5  # expected cells below which chi-square is not to be trusted
+_BLOCK = 1 << 20  # numbers computed at a time
 
 
 def image_properties(dataset: MultiLabelDataset) -> pd.DataFrame:
@@ -43,79 +43,107 @@ def missingness(labels: pd.DataFrame, properties: pd.DataFrame | None = None) ->
         phi coefficient, or rank-biserial correlation. detail: the same for people. p; p_holm: corrected for all tests of the
         table (Holm 1979), so that with nothing to find, any of them falls below 0.05 with a chance of at most 5 %.
     """
-    rows = [*_against_attributes(labels), *([] if properties is None else _against_properties(labels, properties))]
-    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("p", kind="stable", ignore_index=True)
+    parts = [*_against_attributes(labels), *([] if properties is None else [_against_properties(labels, properties)])]
+    table = pd.concat([part for part in parts if len(part)] or parts[:1]).sort_values("p", kind="stable", ignore_index=True)
     corrected = np.maximum.accumulate(table["p"].to_numpy(np.float64) * np.arange(len(table), 0, -1))
     table["p_holm"] = np.minimum(corrected, 1)
     return table
 
 
-def _against_attributes(labels: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    codes, names = to_codes(labels), list(labels.columns)
+def _against_attributes(labels: pd.DataFrame) -> list[pd.DataFrame]:
+    """Tests of all pairs of attributes at once: some hundred attributes make a hundred thousand."""
+    codes, names = to_codes(labels), labels.columns.to_numpy(object)
     unknown, yes, no = ((codes == value).astype(np.float64) for value in (-1, 1, 0))
-    # counts of images for all pairs of attributes at once; exact in float64
+    # counts of images for all pairs of attributes, exact in float64
     with_yes, with_no, with_unknown = (np.rint(unknown.T @ other).astype(int) for other in (yes, no, unknown))
-    all_yes, all_no = yes.sum(axis=0).astype(int), no.sum(axis=0).astype(int)
-    all_unknown, count = unknown.sum(axis=0).astype(int), len(codes)
-    for i, attribute in enumerate(names):
-        for j, other in enumerate(names):
-            if i == j:
-                continue
-            yield from _table_test(
-                attribute, str(other), [with_yes[i, j], with_no[i, j]], [all_yes[j], all_no[j]], ("where yes", "where no")
-            )
-            if i < j:
-                both = with_unknown[i, j]
-                yield from _table_test(
-                    attribute,
-                    f"NA of {other}",
-                    [both, all_unknown[i] - both],
-                    [all_unknown[j], count - all_unknown[j]],
-                    ("where NA", "where known"),
-                )
+    all_yes, all_no, all_unknown = (part.sum(axis=0).astype(int) for part in (yes, no, unknown))
+    first, second = np.nonzero(~np.eye(len(names), dtype=bool))
+    left, right = np.triu_indices(len(names), 1)
+    values = [with_yes[first, second], with_no[first, second], all_yes[second], all_no[second]]
+    both = with_unknown[left, right]
+    unknowns = [both, all_unknown[left] - both, all_unknown[right], len(codes) - all_unknown[right]]
+    return [
+        _table_tests(names[first], names[second].astype(str), values, ("where yes", "where no")),
+        _table_tests(names[left], [f"NA of {name}" for name in names[right]], unknowns, ("where NA", "where known")),
+    ]
 
 
-def _table_test(
-    attribute: str, depends_on: str, unknown: list[int], images: list[int], where: tuple[str, str]
-) -> Iterator[dict[str, Any]]:
-    """Test of unknown cells among images in two parts; nothing where a margin is empty, so that nothing could be seen."""
+def _table_tests(
+    attributes: np.ndarray, depends_on: Sequence[str] | np.ndarray, counts: Sequence[np.ndarray], where: tuple[str, str]
+) -> pd.DataFrame:
+    """Tests of unknown cells among images in two parts; none where a margin is empty, so that nothing could be seen.
+
+    Args:
+        attributes: of each test, whose cells are unknown.
+        depends_on: of each test.
+        counts: unknown cells in the first part and in the second, images in the first and in the second; an array each.
+        where: names of the parts.
+    """
     from scipy import stats
 
-    table = np.array([unknown, np.subtract(images, unknown)])
-    margins = np.outer(table.sum(axis=1), table.sum(axis=0))
-    if not margins.all():
-        return
-    total = table.sum()
-    if (margins / total).min() < _FEW:
-        test, p = "Fisher", stats.fisher_exact(table).pvalue
-    else:
-        test, p = "chi-square", stats.chi2_contingency(table, correction=False).pvalue
-    cross = float(table[0, 0]) * table[1, 1] - float(table[0, 1]) * table[1, 0]
-    effect = cross / np.sqrt(np.prod([*table.sum(axis=0), *table.sum(axis=1)], dtype=np.float64))
-    shares = [f"{u / n:.1%} NA {place}" for u, n, place in zip(unknown, images, where, strict=True)]
-    yield _row(attribute, depends_on, test, total, effect, ", ".join(shares), p)
+    a, b, first, second = counts
+    total, row = first + second, a + b  # of the table [[a, b], [first - a, second - b]]
+    tested = (row > 0) & (row < total) & (first > 0) & (second > 0)
+    a, b, first, second, total, row = (part[tested] for part in (a, b, first, second, total, row))
+    smallest = np.minimum(row, total - row) * np.minimum(first, second) / np.maximum(total, 1)
+    margins = row.astype(np.float64) * (total - row) * first * second
+    cross = a.astype(np.float64) * (second - b) - b.astype(np.float64) * (first - a)
+    p = stats.chi2.sf(total * cross**2 / margins, 1)
+    few = smallest < _FEW
+    p[few] = _fisher(a[few], row[few], first[few], total[few])
+    shares = zip(a / first, b / second, strict=True)
+    columns = {
+        "attribute": attributes[tested],
+        "depends_on": np.asarray(depends_on, object)[tested],
+        "test": np.where(few, "Fisher", "chi-square"),
+        "images": total,
+        "effect": cross / np.sqrt(margins),
+        "detail": [f"{one:.1%} NA {where[0]}, {other:.1%} NA {where[1]}" for one, other in shares],
+        "p": p,
+    }
+    return pd.DataFrame(columns, columns=COLUMNS)
 
 
-def _against_properties(labels: pd.DataFrame, properties: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _fisher(a: np.ndarray, row: np.ndarray, column: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """p-values of Fisher's exact test, two-sided, of many 2 x 2 tables: corner, sums of its row and column, sum of all."""
+    from scipy.special import gammaln
+
+    def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
+
+    tables, inverse = np.unique(np.stack([a, row, column, total], axis=1), axis=0, return_inverse=True)
+    result = np.empty(len(tables))
+    span = np.minimum(tables[:, 1], tables[:, 2]) + 1
+    order = np.argsort(span)  # tables of a like span together, so that little is computed in vain
+    for part in np.array_split(order, max(1, int(span.sum()) // _BLOCK)):
+        a, row, column, total = tables[part].T[:, :, None]
+        corner = np.arange(span[part].max(initial=1))
+        possible = (corner <= np.minimum(row, column)) & (corner >= row + column - total)
+        corner = np.where(possible, corner, a)
+        log_p = log_choose(column, corner) + log_choose(total - column, row - corner) - log_choose(total, row)
+        as_extreme = possible & (log_p <= np.take_along_axis(log_p, a, axis=1) + 1e-7)
+        result[part] = np.minimum(np.where(as_extreme, np.exp(log_p), 0).sum(axis=1), 1)
+    return result[inverse.ravel()]
+
+
+def _against_properties(labels: pd.DataFrame, properties: pd.DataFrame) -> pd.DataFrame:
     from scipy import stats
 
     unknown = to_codes(labels) < 0
     values = properties.loc[labels.index]
+    rows = []
     for i, attribute in enumerate(labels.columns):
         part = unknown[:, i]
         if part.all() or not part.any():
             continue
-        for name in values.columns:
-            missing, known = values[name].to_numpy()[part], values[name].to_numpy()[~part]
-            u, p = stats.mannwhitneyu(missing, known)
-            effect = 2 * u / (len(missing) * len(known)) - 1
-            detail = f"median {np.median(missing):.3g} where NA, {np.median(known):.3g} where known"
-            yield _row(attribute, str(name), "Mann-Whitney", len(part), effect, detail, p)
-
-
-def _row(attribute: str, depends_on: str, test: str, images: int, effect: float, detail: str, p: float) -> dict[str, Any]:
-    values = (attribute, depends_on, test, int(images), float(effect), detail, float(p))
-    return dict(zip(COLUMNS, values, strict=False))
+        missing, known = values.to_numpy()[part], values.to_numpy()[~part]
+        tests = stats.mannwhitneyu(missing, known)
+        effects = 2 * tests.statistic / (len(missing) * len(known)) - 1
+        medians = np.median(missing, axis=0), np.median(known, axis=0)
+        for name, effect, p, where_na, where_known in zip(values.columns, effects, tests.pvalue, *medians, strict=True):
+            detail = f"median {where_na:.3g} where NA, {where_known:.3g} where known"
+            rows.append([attribute, str(name), "Mann-Whitney", len(part), effect, detail, p])
+    return pd.DataFrame(rows, columns=COLUMNS[:-1]).reindex(columns=COLUMNS)
 
 
 def _properties(pixels: np.ndarray) -> np.ndarray:

@@ -178,4 +178,27 @@ def test_long_names_are_wrapped_and_cut(ax):
     plots.scores(P, Y, 0.5, 0.4, ax, "an attribute whose name is much longer than anybody should ever choose")
     lines = ax.get_title().splitlines()
     assert max(map(len, lines)) <= 25
-    assert lines[-2].endswith("…")
+    assert "…" in "".join(lines)
+
+
+def test_of_many_attributes_the_best_and_the_worst_have_a_panel_or_a_row_and_the_mean_stays():
+    count = 100
+    names = pd.Index([f"attribute {i}" for i in range(count)], name="attribute")
+    worth = pd.Series(np.linspace(1, 0, count), names)
+    p, y = np.tile(P[:, None], count), np.tile(Y[:, None], count)
+    figure = plots.per_attribute(plots.pr_curve, "Curves", list(names), p, y, 0.5, worth=worth)
+    titles = [ax.get_title().splitlines()[0] for ax in figure.axes if ax.axison]
+    assert titles == list(names[[*range(12), *range(88, 100)]])
+    assert "24 of 100" in figure.get_suptitle()
+    plt.close(figure)
+    table = pd.DataFrame({"value": worth, "low": worth - 0.1, "high": worth + 0.1})
+    table.loc[MEAN] = 0.5
+    figure, ax = plt.subplots()
+    plots.intervals(table, worth * 0 + 0.5, ax)
+    drawn = [text.get_text() for text in ax.get_yticklabels()]
+    assert drawn == [*names[:20], *names[80:], MEAN]
+    plt.close(figure)
+    figure, ax = plt.subplots()
+    plots.confusion(confusion(p, y, list(names), 0.65), ax, pd.DataFrame({"accuracy": 0.5, "majority_accuracy": 0.5}, names))
+    assert len(ax.get_yticklabels()) == 40
+    plt.close(figure)

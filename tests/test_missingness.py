@@ -126,3 +126,21 @@ def test_scenes_hidden_at_random_are_found_so_and_hidden_by_brightness_are_found
     first = missingness(biased, properties).iloc[0]
     assert (first.attribute, first.depends_on) == ("sunset", "brightness")
     assert first.p_holm < 1e-6
+
+
+@pytest.mark.parametrize("images", [7, 60, 400])
+def test_all_pairs_at_once_give_what_scipy_gives_for_each(images):
+    rng = np.random.default_rng(images)
+    codes = (rng.random((images, 5)) < 0.4).astype(int)
+    codes[rng.random(codes.shape) < 0.2] = -1
+    table = missingness(from_codes(codes, map(str, range(images)), list("abcde")))
+    for row in table.itertuples():
+        i, other = "abcde".index(row.attribute), codes[:, "abcde".index(row.depends_on[-1])]
+        parts = (other < 0, other >= 0) if row.depends_on.startswith("NA") else (other == 1, other == 0)
+        cells = [[(part & side).sum() for part in parts] for side in (codes[:, i] < 0, codes[:, i] >= 0)]
+        if row.test == "Fisher":
+            expected = stats.fisher_exact(cells).pvalue
+        else:
+            expected = stats.chi2_contingency(cells, correction=False).pvalue
+        assert row.p == pytest.approx(expected)
+    assert len(table)

@@ -1,5 +1,7 @@
 """Figures show the numbers that they are given; how they look is judged by eye."""
 
+import warnings
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -32,7 +34,8 @@ def test_heat_maps_are_drawn_on_the_given_axes(ax):
     assert plots.cooccurrence(labels.cooccurrence(TABLE), ax) is ax
     ax.clear()
     plots.na_patterns(labels.na_patterns(TABLE), ax)
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["2 images", "2 images"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "2"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["x", "y"]
 
 
 def test_loss_curve_has_the_names_of_the_seed_and_every_iteration(ax):
@@ -72,3 +75,85 @@ def test_image_grid_hides_empty_places():
     figure = plots.image_grid([np.zeros((4, 4, 3), np.uint8)] * 5, list("abcde"))
     assert [bool(ax.images) for ax in figure.axes] == [True] * 5 + [False] * 3
     plt.close(figure)
+
+
+def many(count=300, seed=0):
+    """Counts, as `label_counts`, of attributes whose names of 60 characters differ in the middle."""
+    codes = np.random.default_rng(seed).integers(-1, 2, (60, count))
+    names = [f"an attribute that somebody gave a name {i:03d} of sixty characters" for i in range(count)]
+    return labels.from_codes(codes, map(str, range(60)), names)
+
+
+def names_of(axis):
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 300])
+def test_figures_of_many_attributes_show_the_most_telling_and_say_so(count):
+    table = many(count)
+    counts, together, patterns = labels.label_counts(table), labels.cooccurrence(table), labels.na_patterns(table)
+    rng = np.random.default_rng(0)
+    ap = pd.DataFrame({"AP": rng.random(count), "prevalence": 0.5}, table.columns)
+    answer = pd.DataFrame(
+        {"attribute": table.columns, "probability": ap.AP.array, "threshold": 0.5, "present": ap.AP.array > 0.5}
+    )
+    drawn = [
+        (plots.rows(counts.index), plots.label_balance, counts, plots.MOST_ROWS),
+        (plots.square(counts.index), plots.cooccurrence, together, 25),
+        (plots.rows(patterns.columns), plots.na_patterns, patterns, plots.MOST_ROWS),
+        (plots.rows(ap.index), plots.worth, ap, plots.MOST_ROWS),
+        (plots.beside(np.zeros((4, 4, 3), np.uint8), answer.attribute), plots.prediction, answer, plots.MOST_ROWS),
+    ]
+    for (figure, ax), draw, data, most in drawn:
+        draw(data, ax)
+        names = names_of(ax.yaxis)
+        assert len(names) == len(set(names)) == min(count, most)
+        assert (f"{most} of {count}" in ax.get_title()) == (count > most)
+        assert figure.get_figheight() < 16
+        plt.close(figure)
+
+
+def test_the_most_telling_come_first_and_those_without_a_worth_last():
+    worth = pd.Series([0.2, np.nan, 0.9, 0.1, 0.5])
+    assert plots.most_telling(worth, 5).tolist() == [0, 1, 2, 3, 4]
+    assert plots.most_telling(worth, 3).tolist() == [2, 4, 0]
+    assert plots.most_telling(worth, 2, ends=True).tolist() == [2, 3]
+    assert plots.most_telling(worth * np.nan, 2, ends=True).tolist() == [0, 1]
+
+
+def test_long_names_keep_both_ends_and_stay_apart():
+    assert plots.shorten("short") == "short"
+    assert plots.shorten("abcdefghij", 5) == "ab…ij"
+    assert plots.shorten("长名字的属性", 7) == "长…性"  # two columns each
+    assert plots.shortened(["abcxdef", "abcydef", "other"], 6) == ["abc…ef (1)", "abc…ef (2)", "other"]
+
+
+def test_captions_of_many_attributes_are_cut():
+    assert labels.captions(many(30))[0].endswith("more")
+    figure = plots.image_grid([np.zeros((4, 4, 3), np.uint8)], ["many words " * 100])
+    assert len(figure.axes[0].get_xlabel().splitlines()) == 5
+    plt.close(figure)
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    monkeypatch.setattr(plots, "_looked_for", set())
+    with mpl.rc_context(), warnings.catch_warnings():
+        yield
+
+
+def test_a_font_of_this_machine_that_has_the_characters_is_taken(fonts, monkeypatch):
+    path = str(mpl.get_data_path()) + "/fonts/ttf/DejaVuSerif.ttf"
+    monkeypatch.setattr(plots.font_manager, "findSystemFonts", lambda: ["broken", path])
+    own = plots._characters
+    monkeypatch.setattr(plots, "_characters", lambda file: own(file) | {"帽"} if file == path else own(file) - {"帽"})
+    plots.use_fonts(["帽", "plain"])
+    assert plt.rcParams["font.family"][-1] == "DejaVu Serif"
+
+
+def test_what_no_font_has_is_said_once_with_what_to_install(fonts, monkeypatch):
+    monkeypatch.setattr(plots.font_manager, "findSystemFonts", list)
+    with pytest.warns(UserWarning, match="no font of this machine has 帽: .* apt install fonts-noto-cjk"):
+        plots.use_fonts(["帽"])
+    warnings.simplefilter("error")
+    plots.use_fonts(["帽"])
