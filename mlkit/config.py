@@ -12,8 +12,6 @@ from mlkit.losses import LOSSES, get_loss
 from mlkit.parameters import Between, OneOf, check_parameters
 from mlkit.thresholds import parse_policy
 
-_TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
-
 
 @dataclass(frozen=True)
 class TrainConfig(Strengths):
@@ -83,15 +81,6 @@ class TrainConfig(Strengths):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
         _ = self.augmentation, self.settings  # check theirs
-
-    @property
-    def safe_precision(self) -> str:
-        """The precision, where "auto" is "fp32" for tiny images.
-
-        On maps of a single pixel, oneDNN's bf16 gradient of a strided convolution reads memory that it was not given, and
-        gives a NaN now and then (ResNet18 at 16 px, torch 2.14 on a CPU with AMX).
-        """
-        return "fp32" if self.precision == "auto" and self.image_size < _TINY else self.precision
 
     @property
     def augmentation(self) -> Augmentation:
