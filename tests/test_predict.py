@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from mlkit import plots
 from mlkit.cli import main
@@ -16,7 +17,7 @@ from mlkit.ensemble import build_ensemble
 from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.intervals import MEAN
 from mlkit.labelfile import read_labels
-from mlkit.model import build_model, load_model, save_model, set_statistics, statistics_of
+from mlkit.model import build_model, load_model, normalise, save_model, set_statistics, statistics_of
 from mlkit.predict import Predictor
 from mlkit.report import Judged, summary
 from mlkit.runs import Run
@@ -77,18 +78,23 @@ def test_unfinished_model_says_so_on_every_door(model_file, sample, capsys, by_f
 def trained(sample, tmp_path_factory):
     """A run of labels with an attribute that is always unknown, from weights with a normalisation of their own."""
     folder = tmp_path_factory.mktemp("trained")
+    labels = read_labels(sample / "labels.csv").assign(ghost=pd.NA)
+    labels.to_csv(folder / "labels.csv", na_rep="NA")
+    data = {"images": str(sample / "images"), "labels": str(folder / "labels.csv")}
+    dataset = MultiLabelDataset.from_files(data["images"], data["labels"], 32)
     network = set_statistics(build_model("shufflenet_v2_x0_5", 2, "none"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    for module in network.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # statistics of these images at once: else all images get the same logits
+    with torch.no_grad():
+        network(normalise(dataset.batch(np.arange(32))[0], *statistics_of(network)))
     meta = {"backbone": "shufflenet_v2_x0_5", "image_size": 32, "attributes": ["a", "b"]}
     save_model(folder / "start.pth", network, meta | dict(zip(("mean", "std"), statistics_of(network), strict=True)))
-    labels = read_labels(sample / "labels.csv").assign(ghost=pd.array([pd.NA] * 60, "Int8"))
-    labels.to_csv(folder / "labels.csv", na_rep="NA")
     config = TrainConfig(
         backbone="shufflenet_v2_x0_5", weights=str(folder / "start.pth"), image_size=32, epochs=2, test_fraction=0.3
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_OUTPUTS", str(folder))
-        data = {"images": str(sample / "images"), "labels": str(folder / "labels.csv")}
-        dataset = MultiLabelDataset.from_files(data["images"], data["labels"], 32)
         run = Run.create("t", config.parameters(**data), dataset.fingerprint)
         train(dataset, config, run)
     return run
