@@ -1,8 +1,10 @@
 """The pixel cache: every image is decoded once, then training reads uint8 pixels from a memory map.
 
 A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes, each written once; `index.csv` says
-which row belongs to which file (path, size, mtime) and is replaced whole. A row counts only once the index names it, so a
-cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode.
+which row belongs to which file (path, size, times) and is replaced whole. A row counts only once the index names it, so a
+cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode. Of a
+file that was touched in any way, even if size and mtime are the same (as in archives that store no times), the content is
+read again and decides.
 Once most rows belong to files that are no more, a new `pixels.u8` is begun; processes that have the old one open keep it.
 """
 
@@ -28,7 +30,15 @@ from mlkit.mapped import MappedRows, count_rows
 from mlkit.progress import bar
 from mlkit.runs import outputs_root
 
-_COLUMNS = {"image": str, "bytes": np.int64, "mtime_ns": np.int64, "row": np.int64, "digest": str, "problem": str}
+_COLUMNS = {
+    "image": str,
+    "bytes": np.int64,
+    "mtime_ns": np.int64,
+    "ctime_ns": np.int64,
+    "row": np.int64,
+    "digest": str,
+    "problem": str,
+}
 _COMMIT_SECONDS = 10.0  # an interruption loses at most this much work
 
 
@@ -38,6 +48,7 @@ class Entry:
 
     bytes: int
     mtime_ns: int
+    ctime_ns: int  # which nobody sets by hand
     row: int  # -1 where the file cannot be decoded
     digest: str  # of the file's content: equal digests, equal files; empty where it cannot be read
     problem: str  # empty where all is well
@@ -83,12 +94,15 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
             except OSError:
                 missing[image] = "no such file"
                 known.pop(image, None)
-        todo = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
+        touched = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
+        renewed = _with_same_content(folder, touched, stats, known)
+        known |= renewed
+        todo = [image for image in touched if image not in renewed]
         if todo and rows > 2 * len(known):
             (path / "index.csv").unlink(missing_ok=True)  # first: it must never speak of another file's rows
             (path / "pixels.u8").unlink()
             todo, known = list(stats), {}
-        if todo:
+        if touched:
             try:
                 _decode_into(path, folder, todo, stats, size, known)
             except OSError as error:
@@ -114,13 +128,13 @@ def _decode_into(
         digest = problem = ""
         try:
             data = read_bytes(folder / image)
-            digest = hashlib.sha256(data).hexdigest()[:32]  # the fastest where the CPU has instructions for it
+            digest = _digest(data)
             pixels = decode_image(data, folder / image, size)
             if os.pwrite(file, pixels.tobytes(), row * row_bytes) < row_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
-        return image, Entry(stat.st_size, stat.st_mtime_ns, -1 if problem else row, digest, problem)
+        return image, Entry(*_state(stat), -1 if problem else row, digest, problem)
 
     executor = ThreadPoolExecutor(cores())
     committed = time.monotonic()
@@ -160,7 +174,32 @@ def _read_index(path: Path, rows: int) -> dict[str, Entry]:
     return {image: entry for image, entry in entries.items() if entry.problem or 0 <= entry.row < rows}
 
 
+def _with_same_content(
+    folder: Path, images: Sequence[str], stats: dict[str, os.stat_result], known: dict[str, Entry]
+) -> dict[str, Entry]:
+    """New entries for those of the images whose content is still what the entry says: copied back, or touched."""
+
+    def digest(image: str) -> str:
+        try:
+            return _digest(read_bytes(folder / image))
+        except ImageError:
+            return ""
+
+    again = [image for image in images if image in known and known[image].digest]
+    with ThreadPoolExecutor(cores()) as executor:
+        same = [image for image, now in zip(again, executor.map(digest, again), strict=True) if now == known[image].digest]
+    return {i: Entry(*_state(stats[i]), known[i].row, known[i].digest, known[i].problem) for i in same}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]  # the fastest where the CPU has instructions for it
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _same(entry: Entry, stat: os.stat_result) -> bool:
     """Whether the file is still what the entry says; one that could not be read is worth another try."""
     unread = not entry.digest and entry.bytes > 0
-    return entry.bytes == stat.st_size and entry.mtime_ns == stat.st_mtime_ns and not unread
+    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == _state(stat) and not unread

@@ -1,6 +1,7 @@
 """Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes, locks."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -89,6 +90,12 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise WriteError(f"{path} cannot be made ({reason(error)})") from None
     return path
+
+
+def digest_file(path: Path) -> str:
+    """Digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:

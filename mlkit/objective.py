@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mlkit.config import TrainConfig
+from mlkit.errors import LabelError
 from mlkit.labels import pos_weight, to_codes
-from mlkit.losses import get_loss
+from mlkit.losses import LOSSES, Loss, get_loss
 
 Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
 
@@ -113,3 +114,35 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield f"loss_settings: {name} weighs easy negatives down more than easy positives; let gamma_neg be the larger"
     if settings.get("lambda_", 1.5) < 1.5:
         yield f"loss_settings: below a lambda_ of 1.5, {name} pushes unknown cells up that the network is sure of; take 1.5"
+
+
+def label_gaps(labels: pd.DataFrame, loss: Loss) -> Iterator[str]:
+    """What the known cells of the training images cannot teach with a loss, one sentence each.
+
+    Raises:
+        LabelError: if no cell is known.
+    """
+    codes = to_codes(labels)
+    yes, no = (codes == 1).any(axis=0), (codes == 0).any(axis=0)
+    if not (yes | no).any():
+        raise LabelError(
+            f"no cell of the {len(labels)} training images is known, there is nothing to learn; fill in 1 and 0, or say "
+            "which values of the label file mean yes and no"
+        )
+    if loss.leaves_out and not no.any():
+        made = ", ".join(other.name for other in LOSSES.values() if not other.leaves_out)
+        yield (
+            f"the known training cells are all yes, and {loss.name} leaves the unknown ones out: it learns to say yes to "
+            f"everything; losses that take an unknown cell for a no, more or less: {made}"
+        )
+    elif loss.leaves_out and (single := yes & ~no).any():
+        yield f"the known training cells are all yes, so that nothing but yes is learnt: {_names(labels.columns[single])}"
+    if (single := no & ~yes).any():
+        yield f"the known training cells are all no, so that nothing but no is learnt: {_names(labels.columns[single])}"
+    if (unseen := ~(yes | no)).any():
+        yield f"no training cell is known, nothing is learnt and the prediction is NA: {_names(labels.columns[unseen])}"
+
+
+def _names(attributes: pd.Index, most: int = 10) -> str:
+    more = len(attributes) - most
+    return ", ".join(attributes[:most]) + (f" and {more} more" if more > 0 else "")

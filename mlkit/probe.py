@@ -10,11 +10,12 @@ import torch
 
 from mlkit.dataset import MultiLabelDataset, fold_images
 from mlkit.device import choose_device
-from mlkit.files import make_folder
+from mlkit.files import digest_file, make_folder
 from mlkit.labels import label_counts, to_codes
 from mlkit.metrics import evaluate
 from mlkit.model import build_model, place
-from mlkit.runs import Run, outputs_root
+from mlkit.progress import say
+from mlkit.runs import Run, contents, outputs_root
 from mlkit.stages import Activations, Stages
 
 STRENGTH = 0.01  # inverse of the L2 penalty; features are many and correlated
@@ -92,31 +93,42 @@ def probe(
 def linear_head(run: Run) -> pd.DataFrame:
     """What a linear head on the frozen features of a run's starting weights is worth, on the images that judge the run.
 
-    Computed once and kept in the run folder as `linear_head.csv`. It learns from the run's training images.
+    Computed once and kept in the run folder as `linear_head.csv`. It learns from the run's training images. Where labels,
+    images or weights are not what the run was made from any more, there is none, and that is said: the run's own figures
+    are those of the old ones.
 
     Returns:
-        See `metrics.evaluate`, by attribute. An ensemble has no starting weights of its own: its AP is NaN, look at its
-        members'.
+        See `metrics.evaluate`, by attribute. Where there is none, its AP is NaN; an ensemble has no starting weights of its
+        own, look at its members'.
 
     Raises:
         RunError: if the run is not finished. MlkitError: if its data or weights are not there any more.
     """
+    facts, made = run.read_json("metrics.json"), run.config()
+    settings, judged_on = made["parameters"], facts["judged_on"]
+    none = pd.DataFrame({"AP": np.nan}, pd.Index(facts["attributes"], name="attribute"))
     if run.members:
-        attributes = pd.Index(run.read_json("metrics.json")["attributes"], name="attribute")
-        return pd.DataFrame({"AP": np.nan}, attributes)
-    if not (run / "linear_head.csv").exists():
-        settings, judged_on = run.config()["parameters"], run.read_json("metrics.json")["judged_on"]
-        dataset = MultiLabelDataset.from_files(
-            settings["images"], settings["labels"], settings["image_size"], settings["minus_one"], settings["strict"]
-        )
-        split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
-        training, judged = (split == "train").to_numpy(), (split == judged_on).to_numpy()
-        inputs = features(dataset, settings["backbone"], settings["weights"], settings["device"], seed=settings["seed"])
-        probabilities = probe(inputs, dataset.labels, training, rows=judged)
-        prevalence = label_counts(dataset.labels[training]).prevalence.to_numpy()
-        table = evaluate(probabilities, dataset.targets.numpy()[judged], dataset.attributes, prevalence)
-        run.write_table("linear_head.csv", table.reset_index())
-    return run.read_table("linear_head.csv").set_index("attribute")
+        return none
+    dataset = MultiLabelDataset.from_files(
+        settings["images"], settings["labels"], settings["image_size"], settings["minus_one"], settings["strict"]
+    )
+    weights = [stored.get("weights") for stored in (made.get("contents", {}), contents(settings))]
+    if made["data"] != dataset.fingerprint or weights[0] != weights[1]:
+        say(f"no linear head: labels, images or weights have changed since {run} was trained; train again to compare")
+        return none
+    identity = digest_file(run / "config.json")
+    if (run / "linear_head.csv").exists():
+        kept = run.read_table("linear_head.csv").set_index("attribute")
+        if "config" in kept and (kept.pop("config") == identity).all():
+            return kept
+    split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
+    training, judged = (split == "train").to_numpy(), (split == judged_on).to_numpy()
+    inputs = features(dataset, settings["backbone"], settings["weights"], settings["device"], seed=settings["seed"])
+    probabilities = probe(inputs, dataset.labels, training, rows=judged)
+    prevalence = label_counts(dataset.labels[training]).prevalence.to_numpy()
+    table = evaluate(probabilities, dataset.targets.numpy()[judged], dataset.attributes, prevalence)
+    run.write_table("linear_head.csv", table.assign(config=identity).reset_index())
+    return table
 
 
 def out_of_fold(

@@ -1,7 +1,7 @@
 """The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other.
 
 outputs/<run>/
-    config.json       every parameter, data fingerprint, package versions
+    config.json       every parameter, data fingerprint, digests of the other files it was made from, package versions
     split.csv         image -> train, validation or test
     history.csv       iteration, epoch, loss, lr, img_per_s
     epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
@@ -20,7 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from weakref import WeakValueDictionary
 import pandas as pd
 
 from mlkit.errors import RunError
-from mlkit.files import Claim, atomic, make_folder, project_root, resolve, shown, write_json
+from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, resolve, shown, write_json
 
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
@@ -83,6 +83,8 @@ class Run:
             old = before["parameters"]
             changed = [k for k in parameters | old if parameters.get(k, ...) != old.get(k, ...)]
             changed += [] if before["data"] == fingerprint else ["the data"]
+            was, now = before.get("contents", {}), contents(parameters)
+            changed += [f"the content of {name}" for name in was | now if was.get(name) != now.get(name)]
             if changed:
                 raise RunError(
                     f"{shown(run.path)} holds an unfinished run that differs in {', '.join(changed)}; "
@@ -93,6 +95,7 @@ class Run:
             "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "parameters": parameters,
             "data": fingerprint,
+            "contents": contents(parameters),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
             "python": platform.python_version(),
         }
@@ -119,6 +122,15 @@ class Run:
             names = ", ".join(run.name for run in list_runs()) or "none"
             raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {names}")
         return cls(path)
+
+    def is_made_of(self, parameters: Mapping[str, Any], fingerprint: str) -> bool:
+        """Whether the run was made with these parameters from what the data and the files that they name hold now."""
+        made = self.config()
+        return (made["parameters"], made["data"], made.get("contents", {})) == (
+            parameters,
+            fingerprint,
+            contents(parameters),
+        )
 
     @property
     def name(self) -> str:
@@ -209,6 +221,16 @@ class Run:
         for pattern in ("*.pt", "metrics.json", "*.csv", "*.pth", "*.png", "config.json"):
             for file in self.path.glob(pattern):
                 file.unlink()
+
+
+def contents(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files beside the data that decide a training's result, by the parameter that names them."""
+    files = {}
+    if (weights := parameters.get("weights") or "none") not in ("none", "imagenet"):
+        files["weights"] = resolve(weights)
+    if prior := parameters.get("prior_run"):
+        files["prior_run"] = folder_of(prior) / "model.pth"
+    return {name: digest_file(file) for name, file in files.items() if file.is_file()}
 
 
 def list_runs() -> list[Run]:

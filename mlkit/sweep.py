@@ -33,7 +33,7 @@ def train_all(
     for number, (name, config) in enumerate(configs.items(), 1):
         run, parameters = Run(outputs_root() / name), config.parameters(**data)
         say(f"training {number} of {len(configs)}: {run}")
-        if not overwrite and _is_done(run, parameters, dataset.fingerprint):
+        if not overwrite and run.finished and run.is_made_of(parameters, dataset.fingerprint):
             say("finished before, kept")
         else:
             train(dataset, config, Run.create(name, parameters, dataset.fingerprint, overwrite))
@@ -54,10 +54,3 @@ def train_examples(backbones: Sequence[str], image_size: int, epochs: int) -> li
     size = {"image_size": image_size, "epochs": epochs}
     configs = {f"example-{backbone}": TrainConfig(**(given | size), backbone=backbone) for backbone in backbones}
     return train_all(dataset, configs, data | {"minus_one": "error", "strict": False})
-
-
-def _is_done(run: Run, parameters: dict[str, Any], fingerprint: str) -> bool:
-    if not run.finished:
-        return False
-    config = run.config()
-    return bool(config["parameters"] == parameters and config["data"] == fingerprint)

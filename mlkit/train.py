@@ -19,10 +19,10 @@ from mlkit.device import Device, Stopwatch, choose_device, determinism, memory_e
 from mlkit.duplicates import duplicate_groups
 from mlkit.errors import MlkitError
 from mlkit.labels import label_counts
-from mlkit.losses import masked_bce
+from mlkit.losses import get_loss, masked_bce
 from mlkit.metrics import evaluate, macro
 from mlkit.model import load_torch, save_model, save_torch
-from mlkit.objective import contradictions
+from mlkit.objective import contradictions, label_gaps
 from mlkit.optim import learning_rate
 from mlkit.progress import bar, say
 from mlkit.runs import Run
@@ -55,7 +55,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         MlkitError: if the device, the weights or the data cannot be used as asked, its memory does not suffice, or another
             process trains into the run.
     """
-    device = choose_device(config.device, config.precision, config.image_size)
+    device = choose_device(config.device, config.safe_precision)
     with (
         run.claimed(),
         determinism(device.device, config.deterministic),
@@ -81,7 +81,7 @@ def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
 
 def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> pd.DataFrame:
     """The learning-rate range test of a configuration, see `step.learning_rate_range`; leaves nothing behind."""
-    device = choose_device(config.device, config.precision, config.image_size)
+    device = choose_device(config.device, config.safe_precision)
     training = np.flatnonzero(split_dataset(dataset, config) == "train")
     with tempfile.TemporaryDirectory() as folder:
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
@@ -93,10 +93,11 @@ def _train(
     split = split_dataset(dataset, config)
     training, validation, test = (np.flatnonzero(split == side) for side in ("train", "validation", "test"))
     prevalence = label_counts(dataset.labels.iloc[training]).prevalence.to_numpy()
+    warnings = [*label_gaps(dataset.labels.iloc[training], get_loss(config.loss)), *contradictions(config)]
     run.write_table("split.csv", split.reset_index())
     say(f"device: {device}")
     say(f"network: {config.backbone}, weights: {config.weights}, freeze: {config.freeze}; loss: {config.loss}")
-    for text in contradictions(config):
+    for text in warnings:
         say(f"warning: {text}")
     say(f"images: {len(training)} to train on, {len(validation)} to validate on, {len(test)} to test on")
     step = TrainingStep(dataset, training, config, device, run)
@@ -199,7 +200,7 @@ def _judge_epoch(
     best = state.best_epoch == 0 or _better(worth, state.epochs[state.best_epoch - 1])
     if best:
         state.best_epoch = epoch
-        save_model(run / "model.pth", step.network, model_meta(step.network, dataset, config, prevalence, epoch))
+        save_model(run / "model.pth", step.network, model_meta(dataset, config, epoch))
     say(
         f"epoch {epoch}/{config.epochs}: training loss {worth['training_loss']:.4f}, validation loss "
         f"{worth['validation_loss']:.4f}, mAP {worth['mAP']:.3f}{' (best so far)' if best else ''}"

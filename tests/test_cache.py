@@ -72,6 +72,29 @@ def in_other_process(code, folder, names=NAMES, wait=True):
     return process
 
 
+def test_content_decides_not_the_times_of_a_file(folder, decoded):
+    def paint(colour):
+        Image.new("RGB", (20, 20), colour).save(folder / NAMES[0], format="BMP")  # as many bytes, whatever it shows
+        os.utime(folder / NAMES[0], ns=(0, 0))  # as an archive without times leaves it
+
+    paint("red")
+    build_cache(folder, NAMES, SIZE)
+    paint("blue")
+    cache = build_cache(folder, NAMES, SIZE)
+    assert_right(cache, folder)
+    before = len(decoded)
+    for name in NAMES:
+        os.utime(folder / name)
+    again = build_cache(folder, NAMES, SIZE)
+    assert_right(again, folder)
+    assert len(decoded) == before, "what was only touched is not decoded again"
+    assert read_index(again) == read_index(build_cache(folder, NAMES, SIZE))
+
+
+def read_index(cache):
+    return (cache.path / "index.csv").read_text()
+
+
 def test_pixels_are_those_of_load_image_and_the_second_build_decodes_nothing(folder, decoded):
     assert_right(build_cache(folder, NAMES, SIZE), folder)
     assert len(decoded) == len(NAMES)

@@ -9,8 +9,8 @@ import torch
 from mlkit.config import TrainConfig
 from mlkit.files import project_root
 from mlkit.labels import from_codes, pos_weight
-from mlkit.losses import LOSSES, masked_bce
-from mlkit.objective import Objective, contradictions, image_weights
+from mlkit.losses import LOSSES, get_loss, masked_bce
+from mlkit.objective import Objective, contradictions, image_weights, label_gaps
 from mlkit.parameters import read_parameters
 
 CPU = torch.device("cpu")
@@ -137,3 +137,28 @@ def test_what_goes_against_the_paper_of_a_loss_is_named(settings, named):
 def test_no_loss_contradicts_its_paper_with_the_recipe_of_own_data(loss):
     seed = read_parameters(project_root() / "notebooks" / "parameters" / "seed.yaml")
     assert not list(contradictions(TrainConfig(**seed, loss=loss, prior_run="a" if loss == "csl" else "")))
+
+
+def gaps(loss, **columns):
+    codes = np.array(list(columns.values())).T
+    return list(label_gaps(from_codes(codes, map(str, range(len(codes))), columns), get_loss(loss)))
+
+
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if loss.leaves_out])
+def test_positives_alone_teach_nothing_where_unknown_cells_are_left_out_and_that_is_said(loss):
+    (text,) = gaps(loss, a=[1, -1, 1], b=[-1, 1, -1])
+    assert f"{loss} leaves the unknown ones out: it learns to say yes to everything" in text
+    assert text.endswith("assume_negative, csl, hill, ll_r, ll_ct")
+    for made in ("assume_negative", "csl", "hill", "ll_r", "ll_ct"):
+        assert not gaps(made, a=[1, -1, 1], b=[-1, 1, -1])
+
+
+def test_attributes_that_lack_a_class_or_any_known_cell_are_named():
+    columns = {"a": [1, 0, -1], "often": [1, 1, -1], "never": [0, 0, -1], "unseen": [-1, -1, -1]}
+    often, never, unseen = gaps("masked_bce", **columns)
+    assert often.endswith("all yes, so that nothing but yes is learnt: often")
+    assert never.endswith("all no, so that nothing but no is learnt: never")
+    assert unseen.endswith("nothing is learnt and the prediction is NA: unseen")
+    assert gaps("hill", **columns) == [never, unseen]
+    (text,) = gaps("masked_bce", a=[1, 0], **{f"u{i}": [-1, -1] for i in range(300)})
+    assert text.endswith("u9 and 290 more")

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, fold_images
+from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes, to_codes
 from mlkit.metrics import evaluate
 from mlkit.probe import features, linear_head, out_of_fold, probe
@@ -93,10 +94,12 @@ def test_out_of_fold_predictions_of_noise_are_worth_nothing():
     assert roc_auc_score(truth, out_of_fold(inputs, labels, groups)["a"]) < 0.65
 
 
-def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like_it(sample):
+def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like_it(sample, tmp_path, capsys):
     config = TrainConfig(image_size=32, weights="none", epochs=1, validation_fraction=0.2, test_fraction=0.3)
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
-    data = {"images": str(sample / "images"), "labels": str(sample / "labels.csv"), "minus_one": "error", "strict": False}
+    labels = tmp_path / "labels.csv"
+    labels.write_text((sample / "labels.csv").read_text())
+    data = {"images": str(sample / "images"), "labels": str(labels), "minus_one": "error", "strict": False}
+    dataset = MultiLabelDataset.from_files(**data, image_size=32)
     run = Run.create("a", config.parameters(**data), dataset.fingerprint)
     judged = train(dataset, config, run)
     table = linear_head(run)
@@ -106,4 +109,11 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     again = probe(inputs, dataset.labels, (split == "train").to_numpy(), rows=(split == "test").to_numpy())
     targets = dataset.targets.numpy()[(split == "test").to_numpy()]
     np.testing.assert_allclose(evaluate(again, targets, dataset.attributes, np.full(4, 0.5)).AP, table.AP, atol=1e-6)
-    assert (run / "linear_head.csv").exists()
+    kept = run.read_table("linear_head.csv")
+    pd.testing.assert_frame_equal(linear_head(run), table)
+    run.write_table("linear_head.csv", kept.assign(AP=0.0, config="another training in this folder"))
+    pd.testing.assert_frame_equal(linear_head(run), table)
+    capsys.readouterr()
+    write_labels(from_codes(1 - np.abs(to_codes(dataset.labels)), dataset.labels.index, dataset.attributes), labels)
+    assert linear_head(run).AP.isna().all(), "neither the old baseline nor one of labels that the run does not know"
+    assert "labels, images or weights have changed" in capsys.readouterr().out

@@ -49,6 +49,25 @@ def test_config_holds_parameters_data_and_versions(outputs):
     assert not run.finished
 
 
+def test_run_is_tied_to_the_content_of_the_files_it_was_made_from(tmp_path):
+    weights, prior = tmp_path / "weights.pth", tmp_path / "prior" / "model.pth"
+    prior.parent.mkdir()
+    for file in (weights, prior):
+        file.write_bytes(b"a")
+    files = {"weights": str(weights), "prior_run": str(prior.parent)}
+    run = create(**files)
+    assert run.config()["contents"].keys() == files.keys()
+    assert create("b", weights="imagenet").config()["contents"] == {}
+    for name, file in (("weights", weights), ("prior_run", prior)):
+        assert run.is_made_of(PARAMETERS | files, "f1")
+        file.write_bytes(b"b")
+        assert not run.is_made_of(PARAMETERS | files, "f1")
+        with pytest.raises(RunError, match=f"differs in the content of {name};"):
+            create(**files)
+        file.write_bytes(b"a")
+    assert create(**files).path == run.path
+
+
 def test_unfinished_run_with_the_same_parameters_is_taken_up():
     before = create().config()
     again = create()

@@ -212,14 +212,22 @@ def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
     assert not [path for path in (folder / "cells").iterdir() if path.is_dir()]
 
 
-def test_other_settings_and_other_data_are_other_cells(truth):
+def test_other_settings_data_groups_and_weights_are_other_cells(truth, tmp_path):
     cell = STUDY.cells[1]
     codes = to_codes(truth.labels)
     codes[0, 0] = 1 - codes[0, 0]
     other_data = truth.with_labels(from_codes(codes, truth.labels.index, truth.attributes))
     other = replace(STUDY, config=replace(CONFIG, epochs=2))
     settings = [(STUDY, cell, truth), (other, cell, truth), (STUDY, replace(cell, seed=1), truth), (STUDY, cell, other_data)]
-    assert len({study_module._digest(study.settings(c), data) for study, c, data in settings}) == 4
+    groups = truth.digests
+    digests = {study_module._digest(study.settings(c), data, groups) for study, c, data in settings}
+    digests.add(study_module._digest(STUDY.settings(cell), truth, groups.replace(groups.iloc[1], groups.iloc[0])))
+    weights = tmp_path / "weights.pth"
+    pretrained = replace(STUDY, config=replace(CONFIG, weights=str(weights)))
+    for content in (b"a", b"b"):
+        weights.write_bytes(content)
+        digests.add(study_module._digest(pretrained.settings(cell), truth, groups))
+    assert len(digests) == 7
 
 
 def fake(study, cell, truth, groups, folder):

@@ -14,14 +14,14 @@ from mlkit import train as train_module
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.device import choose_device
-from mlkit.errors import MlkitError, ParameterError, RunError
+from mlkit.errors import LabelError, MlkitError, ParameterError, RunError
 from mlkit.labelfile import read_labels, write_labels
-from mlkit.labels import pos_weight, to_codes
+from mlkit.labels import from_codes, pos_weight, to_codes
 from mlkit.losses import LOSSES, masked_bce
 from mlkit.metrics import evaluate
 from mlkit.model import build_model, load_model, save_model
 from mlkit.predict import Predictor
-from mlkit.runs import Run
+from mlkit.runs import Run, outputs_root
 from mlkit.step import estimate_prior
 from mlkit.thresholds import choose_thresholds
 from mlkit.train import split_dataset, train
@@ -350,6 +350,12 @@ def test_diverged_training_says_so_and_what_to_do(dataset, sample):
         start("a", replace(CONFIG, learning_rate=1e30), dataset, sample)
 
 
+def test_tiny_images_are_never_trained_in_bf16_unless_asked():
+    assert TrainConfig(image_size=16).safe_precision == "fp32"
+    assert TrainConfig(image_size=16, precision="bf16").safe_precision == "bf16"
+    assert TrainConfig(image_size=32).safe_precision == "auto"
+
+
 def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dataset, sample):
     seen = []
 
@@ -420,10 +426,18 @@ def test_csl_takes_its_prior_from_an_earlier_run(dataset, sample):
         start("b", replace(CONFIG, loss="csl", prior_run="nowhere"), dataset, sample)
 
 
-def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset, sample):
+def test_labels_without_a_known_cell_stop_before_anything_is_trained(dataset, sample):
+    unknown = dataset.with_labels(from_codes(np.full((60, 4), -1), dataset.labels.index, dataset.attributes))
+    with pytest.raises(LabelError, match="training images is known, there is nothing to learn"):
+        start("a", CONFIG, unknown, sample)
+    assert [file.name for file in (outputs_root() / "a").glob("*.csv")] == []
+
+
+def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset, sample, capsys):
     dataset.labels["bag"] = dataset.labels["bag"].where(dataset.labels["bag"] != 1, 0)
     dataset.targets[:, 3].clamp_(max=0)
     run, table = start("a", replace(CONFIG, epochs=1), dataset, sample)
+    assert "warning: the known training cells are all no, so that nothing but no is learnt: bag" in capsys.readouterr().out
     assert np.isnan(table.AP["bag"])
     assert json.loads((run / "metrics.json").read_text())["attributes"]["bag"]["AP"] is None
 

@@ -17,13 +17,14 @@ from conftest import HANG, wait_for
 from mlkit.cli import main
 from mlkit.config import TrainConfig
 from mlkit.errors import MlkitError, ParameterError, RunError
-from mlkit.files import Claim
+from mlkit.files import Claim, digest_file
 from mlkit.runs import Run
 from mlkit.tuning import STORAGE, Tuning, values_of
 from mlkit.tuning import worker as worker_module
 from mlkit.tuning.plots import history, slices
 from mlkit.tuning.plots import importance as importance_plot
 from mlkit.tuning.pruning import Reporter, reporter
+from mlkit.tuning.setup import go_on, set_up
 from mlkit.tuning.space import Space
 from mlkit.tuning.trials import best, importance, promising, ranking, trials, write_best
 from mlkit.tuning.worker import run_workers, work
@@ -121,7 +122,8 @@ def play(notebook, run, parameters, **options):
         if watcher(epochs) and epoch < 3:
             stopped = f"pruned after epoch {epoch}"
             break
-    run.write_json("config.json", {"parameters": parameters, "created": "now"})
+    data = Tuning.open(parameters["trial"].partition("/")[0]).data
+    run.write_json("config.json", {"parameters": parameters, "created": "now", "data": data})
     run.write_table("epochs.csv", pd.DataFrame(epochs))
     facts = {"stopped": stopped, "seconds": 1.0, "epochs": len(epochs), "judged_on": "test", "mean": {"AP": 0.5}}
     run.write_json("metrics.json", facts)
@@ -406,6 +408,35 @@ def test_another_search_is_refused_and_the_same_is_joined(tmp_path, outputs):
     with pytest.raises(RunError, match="there is no search 'y'"):
         Tuning.open("y")
     assert Tuning.open("s") == Tuning("s", PARAMETERS, SPACE, "data")
+
+
+def test_trial_that_saw_other_data_does_not_count(played):
+    begin().search(1)
+    work(replace(Tuning.open("s"), data="before"))
+    tuning = Tuning.open("s")
+    (trial,) = trials(tuning).itertuples()
+    assert trial.state == "fail"
+    assert "labels or images have changed since the search began" in trial.error
+
+
+def test_search_does_not_go_on_with_other_labels_or_weights(sample, tmp_path, played, capsys):
+    labels, weights = tmp_path / "labels.csv", tmp_path / "weights.pth"
+    text = (sample / "labels.csv").read_text()
+    labels.write_text(text)
+    weights.write_bytes(b"a")
+    data = ["--images", str(sample / "images"), "--labels", str(labels)]
+    settings = ["-p", "image_size", "16", "-p", "weights", str(weights)]
+    set_up("s", {"images": data[1], "labels": data[3], "image_size": 16, "weights": str(weights)})
+    assert go_on("s").contents == {"weights": digest_file(weights)}
+    for file, other in ((labels, text.replace("1", "0", 1)), (weights, "b")):
+        before = file.read_bytes()
+        file.write_text(other)
+        assert main(["tune", "--name", "s"]) == 2
+        assert "labels, images or weights have changed since the search s began" in capsys.readouterr().err
+        assert main(["tune", "--name", "s", *data, *settings]) == 2
+        assert "holds a search with other" in capsys.readouterr().err
+        file.write_bytes(before)
+    assert go_on("s") == Tuning.open("s")
 
 
 def test_database_serves_a_search_but_sqlite_only_one_worker(played, monkeypatch, tmp_path):

@@ -113,14 +113,13 @@ def _queue(tuning: Any, options: argparse.Namespace) -> None:
 def _begun(options: argparse.Namespace) -> Any:
     """The search that the options name; begun where it is not there yet, or where they say with what."""
     from mlkit.runs import outputs_root
-    from mlkit.tuning import Tuning
-    from mlkit.tuning.setup import SPACE, set_up
+    from mlkit.tuning.setup import SPACE, go_on, set_up
 
     said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
     name = options.name or (Path(options.labels).absolute().parent.name if options.labels else "sample") + "-tune"
     goes_on = options.recover is not None or (options.seeds and not options.grid)  # needs what was searched before
     if not said and (goes_on or (outputs_root() / name / "tuning.json").exists()):
-        return Tuning.open(name)
+        return go_on(name)
     space = Path(options.space).absolute() if options.space else SPACE
     return set_up(name, given_parameters(options), space, not options.no_prune, options.grid)
 

@@ -34,7 +34,7 @@ from mlkit.files import Claim, atomic, make_folder, shown, write_json
 from mlkit.losses import get_loss
 from mlkit.metrics import evaluate, macro
 from mlkit.progress import bar, say
-from mlkit.runs import Run, named_folder
+from mlkit.runs import Run, contents, named_folder
 from mlkit.step import model_logits
 from mlkit.study.findings import BASELINE, FULL
 from mlkit.study.grid import Cell, Study
@@ -64,8 +64,8 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     folder = _folder(name)
     make_folder(folder / "cells")
     write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
-    files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth)}.json" for cell in study.cells}
     groups = duplicate_groups(truth)
+    files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth, groups)}.json" for cell in study.cells}
     pending = [cell for cell, file in files.items() if not file.exists()]
     say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
     with bar(total=len(pending), desc="study", unit="training", smoothing=0.1) as progress:
@@ -118,7 +118,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
             prior = replace(config, loss=BASELINE, prior_run="", pos_weight="none", calibrate=True)
             _train(dataset, prior, folder / "prior")
         run = _train(dataset, config, folder / "run")
-        device = choose_device(config.device, config.precision, config.image_size)
+        device = choose_device(config.device, config.safe_precision)
         logits = model_logits(run / "model.pth", truth, test, device)
         epochs, best = run.read_table("epochs.csv"), run.read_json("metrics.json")["best_epoch"]
     finally:
@@ -163,8 +163,8 @@ def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
     return table
 
 
-def _digest(settings: dict[str, Any], truth: MultiLabelDataset) -> str:
-    text = json.dumps([settings, truth.fingerprint], sort_keys=True)
+def _digest(settings: dict[str, Any], truth: MultiLabelDataset, groups: pd.Series) -> str:
+    text = json.dumps([settings, contents(settings["config"]), truth.fingerprint, list(groups)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -16,7 +16,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 STORAGE = "MLKIT_STORAGE"  # address of a database for the trials; never written down, since it may hold a password
+_FIRST: dict[str, Any] = {"contents": {}}  # what the searches of mlkit 0.1 did not write down
 _STARTUP = 5  # trials that must be finished before one is pruned
 
 
@@ -45,9 +46,10 @@ class Tuning:
         name: of its folder, and what the names of its runs begin with.
         parameters: of notebook 02, those that do not vary; of those that do, where the search starts.
         space: what varies.
-        data: fingerprint of the data.
+        data: fingerprint of the data, which all trials must have seen.
         seed: of the search; the trainings have their own.
         prune: stop trials that are worse than the median of the others at the same epoch.
+        contents: of the other files that the parameters name, see `runs.contents`.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Tuning:
     data: str
     seed: int = 0
     prune: bool = True
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -69,21 +72,22 @@ class Tuning:
             MlkitError: if the database cannot be used.
         """
         named_folder(self.name)
-        asked = {"space": self.space.ranges, "data": self.data, "seed": self.seed, "prune": self.prune}
+        asked = {name: getattr(self, name) for name in ("data", "contents", "seed", "prune")}
+        asked["space"] = self.space.ranges
         made = {"parameters": self.parameters, **asked, "storage": storage_name()}
         make_folder(self.folder / "claims")
         with self.queue():  # another process may begin the same search at this moment
             self._check(made)
             study = self.study(create=True)
             # With the trials too, for machines that share a database and no folder; images may lie elsewhere there.
-            if study.user_attrs.get("tuning", asked) != asked:
+            if _FIRST | study.user_attrs.get("tuning", asked) != asked:
                 raise RunError(f"{storage_name()} holds another search called {self.name!r}; choose another --name")
             study.set_user_attr("tuning", asked)
             write_json(self.folder / "tuning.json", made)
 
     def _check(self, made: dict[str, Any]) -> None:
         if (self.folder / "tuning.json").exists():
-            before = Run(self.folder).read_json("tuning.json")
+            before = _FIRST | Run(self.folder).read_json("tuning.json")
             if changed := [key for key, value in made.items() if before.get(key) != value]:
                 raise RunError(f"{shown(self.folder)} holds a search with other {', '.join(changed)}; choose another --name")
             return
@@ -103,10 +107,11 @@ class Tuning:
             known = [file.parent.name for file in outputs_root().glob("*/tuning.json")]
             hint = nearest(name, known) if known else "; begin one with `mlkit tune`"
             raise RunError(f"there is no search {name!r} in {shown(outputs_root())}{hint}")
-        made = folder.read_json("tuning.json")
+        made = _FIRST | folder.read_json("tuning.json")
         if made["storage"] != storage_name():
             raise RunError(f"the trials of {name} are kept in {made['storage']}, not in {storage_name()}; give --storage")
-        return cls(name, made["parameters"], Space(made["space"]), made["data"], made["seed"], made["prune"])
+        space, others = Space(made["space"]), [made[key] for key in ("data", "seed", "prune", "contents")]
+        return cls(name, made["parameters"], space, *others)
 
     def run(self, trial: Any) -> Run:
         """The run of a trial, which is that of an earlier trial where it goes on with its training."""

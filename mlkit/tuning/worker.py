@@ -117,6 +117,10 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
         if not run.finished:  # it is, where a worker was killed at the very end
             with run.claimed():
                 execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
+        if run.config()["data"] != tuning.data:
+            raise MlkitError(
+                f"labels or images have changed since the search began; {run} cannot be compared with its others"
+            )
         facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
         worth = float(epochs.mAP.max())
         if not np.isfinite(worth):
