@@ -176,7 +176,7 @@ def intervals(
     """
     levels = chance.reindex(table.index).where(table.value.notna())
     levels[levels.index == MEAN] = levels.mean()
-    whole, (table, levels) = len(table), _with_mean(table.value - levels, table, levels)
+    whole, (table, levels) = (table.index != MEAN).sum(), _with_mean(table.value - levels, table, levels)
     position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
     errors = np.abs(np.stack([table.value - table.low, table.high - table.value]))
     ax.errorbar(table.value, position, xerr=errors, fmt="o", color=YES, capsize=3, label="value and interval")
@@ -188,7 +188,9 @@ def intervals(
         ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
-    title = partly("Average precision and its uncertainty", len(table), whole, "furthest above and below chance")
+    title = partly(
+        "Average precision and its uncertainty", (table.index != MEAN).sum(), whole, "furthest above and below chance"
+    )
     ax.set(title=title, xlabel="average precision", ylabel="attribute", xlim=(-0.01, 1.02))
     name_rows(ax, table.index, position)
     ax.grid(axis="x", alpha=0.3)
@@ -245,7 +247,7 @@ def differences(table: pd.DataFrame, ax: Axes, first: str, second: str) -> Axes:
         ax: where to draw.
         first, second: names of the two.
     """
-    whole, (table,) = len(table), _with_mean(table.difference, table)
+    whole, (table,) = (table.index != MEAN).sum(), _with_mean(table.difference, table)
     position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
     errors = np.abs(np.stack([table.difference - table.low, table.high - table.difference]))
     ax.axvline(0, color=_DARK, linestyle=":", linewidth=1.2)
@@ -257,7 +259,7 @@ def differences(table: pd.DataFrame, ax: Axes, first: str, second: str) -> Axes:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
     name_rows(ax, table.index, position)
     title = f"Paired difference in average precision, {shorten(first)} minus {shorten(second)}"
-    title = partly(title, len(table), whole, "furthest above and below zero")
+    title = partly(title, (table.index != MEAN).sum(), whole, "furthest above and below zero")
     ax.set(title=title, xlabel="difference in average precision", ylabel="attribute")
     ax.grid(axis="x", alpha=0.3)
     return ax

@@ -75,16 +75,16 @@ def probe(
     codes = to_codes(labels)
     asked = np.ones(len(codes), bool) if rows is None else rows
     result = np.full((int(asked.sum()), codes.shape[1]), 0.5)
-    for i, column in enumerate(codes.T):
-        known = training & (column >= 0)
-        if not known.any():
-            continue
-        if len(np.unique(column[known])) == 1:
-            result[:, i] = column[known][0]
-            continue
-        scaler = StandardScaler().fit(inputs[known])
-        model = LogisticRegression(C=strength, max_iter=300)
-        with threadpool_limits(1):  # the products are small; threads of BLAS cost far more than they save
+    with threadpool_limits(1):  # the products are small; threads of BLAS cost far more than they save
+        for i, column in enumerate(codes.T):
+            known = training & (column >= 0)
+            if not known.any():
+                continue
+            if len(np.unique(column[known])) == 1:
+                result[:, i] = column[known][0]
+                continue
+            scaler = StandardScaler().fit(inputs[known])
+            model = LogisticRegression(C=strength, max_iter=300)
             model.fit(scaler.transform(inputs[known]), column[known])
             result[:, i] = model.predict_proba(scaler.transform(inputs[asked]))[:, 1]
     return result
