@@ -126,8 +126,8 @@ def label_gaps(labels: pd.DataFrame, loss: Loss) -> Iterator[str]:
     yes, no = (codes == 1).any(axis=0), (codes == 0).any(axis=0)
     if not (yes | no).any():
         raise LabelError(
-            f"no cell of the {len(labels)} training images is known, there is nothing to learn; fill in 1 and 0, or say "
-            "which values of the label file mean yes and no"
+            f"{labels.attrs.get('source', 'labels')}: no cell of the {len(labels)} training images is known, nothing can be "
+            "learnt; fill in 1 and 0, or say which values mean yes and no"
         )
     if loss.leaves_out and not no.any():
         made = ", ".join(other.name for other in LOSSES.values() if not other.leaves_out)
@@ -141,6 +141,16 @@ def label_gaps(labels: pd.DataFrame, loss: Loss) -> Iterator[str]:
         yield f"the known training cells are all no, so that nothing but no is learnt: {_names(labels.columns[single])}"
     if (unseen := ~(yes | no)).any():
         yield f"no training cell is known, nothing is learnt and the prediction is NA: {_names(labels.columns[unseen])}"
+
+
+def choice_gap(labels: pd.DataFrame) -> Iterator[str]:
+    """What keeps the validation images from choosing the best epoch by mAP, a sentence if anything does."""
+    codes = to_codes(labels)
+    if not ((codes == 1).any(axis=0) & (codes == 0).any(axis=0)).any():
+        yield (
+            "no attribute has both a known yes and a known no among the validation images: mAP is undefined, and the loss "
+            "on the known cells chooses the epoch; label some of each"
+        )
 
 
 def _names(attributes: pd.Index, most: int = 10) -> str:

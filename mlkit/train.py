@@ -22,7 +22,7 @@ from mlkit.labels import label_counts
 from mlkit.losses import get_loss, masked_bce
 from mlkit.metrics import evaluate, macro
 from mlkit.model import load_torch, save_model, save_torch
-from mlkit.objective import contradictions, label_gaps
+from mlkit.objective import choice_gap, contradictions, label_gaps
 from mlkit.optim import learning_rate
 from mlkit.progress import bar, say
 from mlkit.runs import Run
@@ -93,7 +93,11 @@ def _train(
     split = split_dataset(dataset, config)
     training, validation, test = (np.flatnonzero(split == side) for side in ("train", "validation", "test"))
     prevalence = label_counts(dataset.labels.iloc[training]).prevalence.to_numpy()
-    warnings = [*label_gaps(dataset.labels.iloc[training], get_loss(config.loss)), *contradictions(config)]
+    warnings = [
+        *label_gaps(dataset.labels.iloc[training], get_loss(config.loss)),
+        *choice_gap(dataset.labels.iloc[validation]),
+        *contradictions(config),
+    ]
     run.write_table("split.csv", split.reset_index())
     say(f"device: {device}")
     say(f"network: {config.backbone}, weights: {config.weights}, freeze: {config.freeze}; loss: {config.loss}")

@@ -10,7 +10,7 @@ from mlkit.config import TrainConfig
 from mlkit.files import project_root
 from mlkit.labels import from_codes, pos_weight
 from mlkit.losses import LOSSES, get_loss, masked_bce
-from mlkit.objective import Objective, contradictions, image_weights, label_gaps
+from mlkit.objective import Objective, choice_gap, contradictions, image_weights, label_gaps
 from mlkit.parameters import read_parameters
 
 CPU = torch.device("cpu")
@@ -162,3 +162,13 @@ def test_attributes_that_lack_a_class_or_any_known_cell_are_named():
     assert gaps("hill", **columns) == [never, unseen]
     (text,) = gaps("masked_bce", a=[1, 0], **{f"u{i}": [-1, -1] for i in range(300)})
     assert text.endswith("u9 and 290 more")
+
+
+def test_validation_images_that_cannot_choose_by_map_are_warned_of():
+    def said(*codes):
+        return list(choice_gap(from_codes(np.array(codes), map(str, range(len(codes))), ["a", "b"])))
+
+    assert not said([1, -1], [0, 1])
+    for codes in ([[1, 0], [-1, 0]], [[-1, -1]]):
+        (text,) = said(*codes)
+        assert "mAP is undefined" in text

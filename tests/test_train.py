@@ -428,7 +428,7 @@ def test_csl_takes_its_prior_from_an_earlier_run(dataset, sample):
 
 def test_labels_without_a_known_cell_stop_before_anything_is_trained(dataset, sample):
     unknown = dataset.with_labels(from_codes(np.full((60, 4), -1), dataset.labels.index, dataset.attributes))
-    with pytest.raises(LabelError, match="training images is known, there is nothing to learn"):
+    with pytest.raises(LabelError, match="training images is known, nothing can be learnt"):
         start("a", CONFIG, unknown, sample)
     assert [file.name for file in (outputs_root() / "a").glob("*.csv")] == []
 
