@@ -77,7 +77,7 @@ def per_attribute(
 
 
 def pr_curve(probabilities: np.ndarray, targets: np.ndarray, threshold: float, ax: Axes, title: str) -> Axes:
-    """Precision over recall of one attribute's known cells, its chance level, and the working point at the threshold."""
+    """Precision over recall of one attribute's known cells, the prevalence, and the working point at the threshold."""
     known = targets >= 0
     y, p = targets[known], probabilities[known]
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.06))
@@ -86,7 +86,7 @@ def pr_curve(probabilities: np.ndarray, targets: np.ndarray, threshold: float, a
         return _lacking(y, ax)
     precision, recall, _ = precision_recall_curve(y, p)
     ax.plot(recall, precision, color=YES, drawstyle="steps-post", label="precision at each recall")
-    ax.axhline(y.mean(), color=_DARK, linestyle=":", linewidth=1.2, label="chance (prevalence)")
+    ax.axhline(y.mean(), color=_DARK, linestyle=":", linewidth=1.2, label="prevalence (yes to all)")
     present = p >= threshold
     if present.any():
         point = y[present].sum() / y.sum(), y[present].mean()
@@ -169,8 +169,9 @@ def intervals(
     """Each attribute's figure with its interval, and its chance level; the macro mean below.
 
     Args:
-        table: one figure of `intervals.bootstrap`, as `.loc["AP"]`: value, low, high.
-        chance: chance levels by attribute, as `metrics.evaluate(...).prevalence`; of the mean, their mean.
+        table: one figure of `intervals.jackknife`, as `.loc["AP"]`: value, low, high; low and high are NaN where there are
+            too few cells for an interval.
+        chance: chance levels by attribute, as `metrics.evaluate(...).chance`; of the mean, their mean.
         ax: where to draw.
         head: what a linear head on frozen features reaches, by the names of `table`.
     """
@@ -184,7 +185,8 @@ def intervals(
     if head is not None and head.notna().any():
         ax.plot(head.reindex(table.index), position, "x", color="#555555", markersize=6, label="linear head")
     for y, (value, low, high) in zip(position, table[["value", "low", "high"]].to_numpy(), strict=True):
-        text = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else "lacks a class"
+        text = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}, few cells"
+        text = text if np.isfinite(value) else "lacks a class"
         ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
@@ -253,7 +255,8 @@ def differences(table: pd.DataFrame, ax: Axes, first: str, second: str) -> Axes:
     ax.axvline(0, color=_DARK, linestyle=":", linewidth=1.2)
     ax.errorbar(table.difference, position, xerr=errors, fmt="o", color=YES, capsize=3)
     for y, (value, low, high) in zip(position, table[["difference", "low", "high"]].to_numpy(), strict=True):
-        text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(value) else "lacks a class"
+        text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else f"{value:+.3f}, few cells"
+        text = text if np.isfinite(value) else "lacks a class"
         ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)

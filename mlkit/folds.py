@@ -48,7 +48,7 @@ def cross_validate(
     return table
 
 
-def over_folds(judged: list[Judged], resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:
+def over_folds(judged: list[Judged], level: float = 0.95) -> pd.DataFrame:
     """Each figure over the folds, and on all out-of-fold predictions in one pool.
 
     The deviation over folds is how far one training and its test images move a figure. It is not the standard error of the
@@ -57,26 +57,29 @@ def over_folds(judged: list[Judged], resamples: int = 1000, level: float = 0.95)
 
     Args:
         judged: one per fold, of the same attributes.
-        resamples, level: of the interval, see `intervals.bootstrap`.
+        level: of the interval, see `intervals.jackknife`.
 
     Returns:
-        Index (figure, attribute), the mean over attributes being `intervals.MEAN`; columns mean, deviation, folds (in how
-        many the figure is defined), pooled, low, high; the last three for `intervals.FIGURES`.
+        Index (figure, attribute), the mean over attributes being `intervals.MEAN`: over those that every fold could judge
+        (`attrs["over"]` says how many of how many), of the pool over those that the pool could; columns mean, deviation,
+        folds (in how many the figure is defined), pooled, low, high; the last three for `intervals.FIGURES`.
     """
     tables = [one.evaluate() for one in judged]
+    every = np.logical_and.reduce([(table.positives > 0) & (table.negatives > 0) for table in tables])
     for table in tables:
-        table.loc[intervals.MEAN] = metrics.macro(table)
+        table.loc[intervals.MEAN] = metrics.macro(table[every])
     stacked = pd.concat([table[list(metrics.FIGURES)] for table in tables], keys=range(len(tables)))
     groups = stacked.groupby(level=1, sort=False)
     parts = {"mean": groups.mean(), "deviation": groups.std(ddof=1), "folds": groups.count()}
     over = pd.DataFrame({name: part.T.stack() for name, part in parts.items()})
     over.index.names = ["figure", "attribute"]
-    pooled = intervals.bootstrap(
+    pooled = intervals.jackknife(
         np.concatenate([one.probabilities for one in judged]),
         np.concatenate([one.targets for one in judged]),
         judged[0].attributes,
         np.concatenate([np.tile(one.thresholds, (len(one.images), 1)) for one in judged]),  # each fold decides by its own
-        resamples=resamples,
-        level=level,
+        level,
     )
-    return over.join(pooled.rename(columns={"value": "pooled"}).drop(columns="left_out"))
+    over = over.join(pooled.rename(columns={"value": "pooled"}))
+    over.attrs["over"] = f"{every.sum()} of {len(every)} attributes"
+    return over

@@ -1,7 +1,7 @@
 """What predictions are worth, attribute by attribute, over the known cells only.
 
 Every figure equals scikit-learn's on the same data with the unknown cells removed. Beside each stands what it takes no model
-to get: `prevalence` is the average precision of a random ranking, `majority_accuracy` the accuracy of always answering the
+to get: `chance` is the average precision of a random ranking, `majority_accuracy` the accuracy of always answering the
 training majority, `prevalence_Brier` the Brier score of always predicting the training prevalence.
 """
 
@@ -11,8 +11,11 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 DEFAULT_THRESHOLD = 0.5
 CALIBRATION_BINS = 15
+# Known cells of each class: with fewer, no figure has an interval, and nothing is called above chance.
+ENOUGH = 10
 FIGURES = (
     "prevalence",
+    "chance",
     "AP",
     "ROC_AUC",
     "F1",
@@ -44,8 +47,8 @@ def evaluate(
         thresholds: probability from which an attribute counts as present, one for all or one each.
 
     Returns:
-        One row per attribute: positives, negatives, threshold and `FIGURES`. AP, ROC AUC, F1, precision and recall are NaN
-        where a class is absent; the others only where no cell is known.
+        One row per attribute: positives, negatives, threshold and `FIGURES`. AP, chance, ROC AUC, F1, precision and recall
+        are NaN where a class is absent; the others only where no cell is known.
 
     Raises:
         ValueError: if shapes or values are not as described.
@@ -65,12 +68,25 @@ def evaluate(
 def macro(table: pd.DataFrame) -> pd.Series:
     """Mean of each figure of `evaluate` over the attributes that have both classes (mAP is the mean of AP).
 
-    `attrs["left_out"]` of the result lists the attributes that lack a class and so are not in the mean.
+    `attrs["left_out"]` of the result lists the attributes that lack a class and so are not in the mean; `attrs["over"]` says
+    over how many of how many it is, "2 of 8 attributes".
     """
     both = (table.positives > 0) & (table.negatives > 0)
     mean = table.loc[both, list(FIGURES)].mean().rename("mean")
     mean.attrs["left_out"] = [str(name) for name in table.index[~both]]
+    mean.attrs["over"] = f"{both.sum()} of {len(both)} attributes"
     return mean
+
+
+def chance(positives: int, cells: int) -> float:
+    """Average precision that a random ranking of `cells` has on average, `positives` of them positive.
+
+    With k of n positive and H = 1 + 1/2 + ... + 1/n it is `(k - 1) / (n - 1) (1 - H / n) + H / n`: a positive at rank r has
+    itself and, on average, (r - 1) (k - 1) / (n - 1) others among the first r (Bestgen 2015). While positives are few, that
+    is well above the prevalence k / n: 0.31 for 1 of 9.
+    """
+    share = float((1 / np.arange(1, cells + 1)).sum()) / cells
+    return (positives - 1) / (cells - 1) * (1 - share) + share
 
 
 def micro(
@@ -183,6 +199,7 @@ def _figures(y: np.ndarray, p: np.ndarray, d: np.ndarray, prior: np.ndarray) -> 
         figures["prevalence_Brier"] = np.square(prior - y).mean()
         figures["ECE"] = expected_calibration_error(p, y)
     if 0 < y.sum() < len(y):
+        figures["chance"] = chance(int(y.sum()), len(y))
         figures["AP"] = average_precision_score(y, p)
         figures["ROC_AUC"] = roc_auc_score(y, p)
         # No positive decision gives precision 0, as scikit-learn does, so that the mean cannot profit from it.

@@ -17,7 +17,7 @@ from mlkit.runs import Run
 
 # Figure -> what it takes no model to get.
 WITHOUT_A_MODEL = {
-    "AP": "prevalence",
+    "AP": "chance",
     "ROC_AUC": "chance_ROC_AUC",
     "F1": "always_yes_F1",
     "accuracy": "majority_accuracy",
@@ -117,11 +117,13 @@ class Judged:
         """Known cells by truth and decision per attribute, see `metrics.confusion`."""
         return metrics.confusion(self.probabilities, self.targets, self.attributes, self.thresholds)
 
-    def bootstrap(self, resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:
-        """Figures with their intervals, see `intervals.bootstrap`."""
-        return intervals.bootstrap(
-            self.probabilities, self.targets, self.attributes, self.thresholds, resamples=resamples, level=level
-        )
+    def bounds(self, level: float = 0.95) -> pd.DataFrame:
+        """Figures with their intervals, see `intervals.jackknife`."""
+        return intervals.jackknife(self.probabilities, self.targets, self.attributes, self.thresholds, level)
+
+    def above_chance(self, permutations: int = 1000) -> pd.Series:
+        """How often a random ranking is as good, see `intervals.above_chance`."""
+        return intervals.above_chance(self.probabilities, self.targets, self.attributes, permutations)
 
 
 def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -129,7 +131,7 @@ def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = No
 
     Args:
         judged: the predictions.
-        bounds: their `intervals.bootstrap`.
+        bounds: their `intervals.jackknife`.
         head: `probe.linear_head` of the run, whose AP stands beside the run's.
 
     Returns:
@@ -156,8 +158,16 @@ def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = No
     return table[list(dict.fromkeys(ordered))].astype(whole)
 
 
+def mean_ap(table: pd.DataFrame) -> str:
+    """The mAP of a `summary` in words: its interval, and over how many of the attributes it is."""
+    mean, each = table.loc[intervals.MEAN], table.AP.drop(intervals.MEAN)
+    low, high = mean.AP_low, mean.AP_high
+    interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f" (fewer than {metrics.ENOUGH} images: no interval)"
+    return f"mAP {mean.AP:.3f}{interval} over {each.notna().sum()} of {len(each)} attributes"
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A `summary` for the eye: each figure as "value [low, high]", baselines beside."""
+    """A `summary` for the eye: each figure as "value [low, high]", without these where it has none, baselines beside."""
     text = table[["positives", "negatives"]].astype(str)
     for figure in intervals.FIGURES:
         rows = table[[figure, f"{figure}_low", f"{figure}_high"]].to_numpy()
@@ -282,7 +292,7 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
     return one, replace(two, targets=one.targets), " ".join([note, *remarks(one, two)])
 
 
-def compare(first: Judged, second: Judged, resamples: int = 1000, level: float = 0.95) -> pd.DataFrame:
+def compare(first: Judged, second: Judged, level: float = 0.95) -> pd.DataFrame:
     """Paired differences `first - second` with intervals, of what `in_common` gave; see `intervals.compare`."""
     return intervals.compare(
         first.probabilities,
@@ -291,8 +301,7 @@ def compare(first: Judged, second: Judged, resamples: int = 1000, level: float =
         first.attributes,
         first.thresholds,
         second.thresholds,
-        resamples=resamples,
-        level=level,
+        level,
     )
 
 
@@ -301,4 +310,6 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def _interval(value: float, low: float, high: float, digits: int) -> str:
-    return "-" if np.isnan(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if np.isnan(value) or np.isnan(low):
+        return _number(value, digits)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

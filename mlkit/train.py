@@ -189,13 +189,14 @@ def _judge_epoch(
             'clip_norm to 1, or take precision "fp32"'
         )
     table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), dataset.attributes, prevalence)
+    mean = macro(table)
     worth = {
         "epoch": epoch,
         "iteration": int(state.history[-1].iteration.iloc[-1]),
         "training_loss": float(state.history[-1].loss.mean()),
-        # the same for every loss, so that runs can be compared
-        "validation_loss": masked_bce(logits, targets, step.objective.pos_weight.cpu()).item(),
-        "mAP": macro(table).AP,
+        # plain, whatever the loss and its weights, so that it is the same for all runs
+        "validation_loss": masked_bce(logits, targets).item(),
+        "mAP": mean.AP,
         **{f"AP {name}": value for name, value in table.AP.items()},
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -205,9 +206,10 @@ def _judge_epoch(
     if best:
         state.best_epoch = epoch
         save_model(run / "model.pth", step.network, model_meta(dataset, config, epoch))
+    over = f" over {mean.attrs['over']}" if mean.attrs["left_out"] else ""
     say(
         f"epoch {epoch}/{config.epochs}: training loss {worth['training_loss']:.4f}, validation loss "
-        f"{worth['validation_loss']:.4f}, mAP {worth['mAP']:.3f}{' (best so far)' if best else ''}"
+        f"{worth['validation_loss']:.4f}, mAP {worth['mAP']:.3f}{over}{' (best so far)' if best else ''}"
     )
     run.write_table("history.csv", pd.concat(state.history))
     run.write_table("epochs.csv", pd.DataFrame(state.epochs))

@@ -19,8 +19,8 @@ HANG = 1800  # seconds; the one limit of all tests, against what never ends: no 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
 SMALL = {
     "02_train_resnet18": {"epochs": 1, "image_size": 32},
-    "05_evaluate": {"resamples": 100},
-    "07_compare_runs": {"backbones": ["resnet18", "shufflenet_v2_x0_5"], "epochs": 1, "resamples": 100},
+    "05_evaluate": {"permutations": 100},
+    "07_compare_runs": {"backbones": ["resnet18", "shufflenet_v2_x0_5"], "epochs": 1},
     "08_tune": {"trials": 2, "epochs": 1, "image_size": 16},
     "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4},
     "06_missing_labels": {

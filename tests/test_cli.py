@@ -12,17 +12,26 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mlkit.cli import main
+from mlkit.metrics import chance
 
 
 @pytest.fixture
-def trained(sample, capsys):
+def trained(sample, capsys, outputs):
     """Images of the sample set, after a small training on them into the run `t`."""
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
     small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32"]
     assert main(["train", *data, *small, "--name", "t"]) == 0
     printed = capsys.readouterr().out
     assert "60 of 61 rows are used" in printed
-    assert "test mAP" in printed
+    found = re.search(r"test mAP (.*) over (\d) of 4 attributes, chance (.*)", printed)
+    facts = json.loads((outputs / "t" / "metrics.json").read_text())
+    assert int(found[2]) == 4 - len(facts["left_out_of_mean"])
+    every = [
+        chance(int(row["positives"]), int(row["positives"] + row["negatives"]))
+        for row in facts["attributes"].values()
+        if row["AP"] is not None
+    ]
+    assert float(found[3]) == pytest.approx(np.mean(every), abs=5e-4), "not the prevalence"
     return sample / "images"
 
 

@@ -196,11 +196,11 @@ def test_csv_holds_everything_whole(tmp_path, capsys):
 
 def test_ranking_goes_by_validation_and_judges_on_the_test_images():
     runs = [make_run("good", 3, validation=0.6), make_run("chosen", 2, validation=0.8), make_run("bad", 0.2, validation=0.1)]
-    compared = Comparison.of(runs, resamples=200)
+    compared = Comparison.of(runs)
     table = compared.ranking()
     assert list(table.index) == ["chosen", "good", "bad"]
     np.testing.assert_allclose(table.mAP, [mean_ap(runs[1]), mean_ap(runs[0]), mean_ap(runs[2])])
-    own = Judged.read(runs[0]).bootstrap(resamples=200).loc[("AP", intervals.MEAN)]
+    own = Judged.read(runs[0]).bounds().loc[("AP", intervals.MEAN)]
     np.testing.assert_allclose(table.loc["good", ["low", "high"]].astype(float), own[["low", "high"]].astype(float))
     assert table.difference["good"] == pytest.approx(table.mAP["good"] - table.mAP["chosen"])
     assert table.loc["chosen", ["difference", "difference_low", "difference_high"]].isna().all()
@@ -209,49 +209,41 @@ def test_ranking_goes_by_validation_and_judges_on_the_test_images():
 
 def test_run_that_a_search_gave_up_is_named_and_left_out():
     runs = [make_run("whole", 2), make_run("other"), make_run("half", 3, facts={"stopped": "pruned after epoch 2"})]
-    compared = Comparison.of(runs, resamples=50)
+    compared = Comparison.of(runs)
     assert set(compared.judged) == {"whole", "other"}
     assert "left out: half: a search gave it up (stopped early: pruned after epoch 2)" in str(compared)
 
 
 def test_differences_are_paired_and_widened_for_their_number():
     runs = [make_run(f"r{i}", 1 + i / 5, validation=0.9 - i / 10) for i in range(5)]
-    compared = Comparison.of(runs, resamples=400, level=0.9)
-    assert compared.draws.shape == (400, 5)
-    drawn = compared.draws[:, 2] - compared.draws[:, 0]
+    compared = Comparison.of(runs, level=0.9)
     row = compared.ranking().iloc[2]
-    tail = 0.1 / 4 / 2
-    np.testing.assert_allclose([row.difference_low, row.difference_high], np.quantile(drawn, [tail, 1 - tail]))
-    pair = intervals.compare(
-        *(compared.judged[name].probabilities for name in ("r2", "r0")), compared.judged["r0"].targets, NAMES,
-        resamples=400, level=0.9,
-    ).loc[("AP", intervals.MEAN)]  # fmt: skip
-    assert row.difference == pytest.approx(pair.difference)
-    assert row.difference_high - row.difference_low > pair.high - pair.low
-    assert "set resamples to 160 or more" in replace(compared, draws=compared.draws[:50]).warning(4)
-    assert compared.warning(4) == ""
+    pairs = [compared.judged[name].probabilities for name in ("r2", "r0")]
+    alone, among_four = (
+        intervals.compare(*pairs, compared.judged["r0"].targets, NAMES, level=level).loc[("AP", intervals.MEAN)]
+        for level in (0.9, 1 - 0.1 / 4)
+    )
+    np.testing.assert_allclose(row[["difference", "difference_low", "difference_high"]].astype(float), among_four)
+    assert row.difference_high - row.difference_low > alone.high - alone.low
 
 
 def test_unknown_cells_have_no_influence():
     runs = [make_run("one", 2), make_run("two", 1, validation=0.6)]
-    clean = Comparison.of(runs, resamples=60)
+    clean = Comparison.of(runs)
     for run in runs:
         table = run.read_table("predictions.csv")
         table.loc[table.target.isna(), ["logit", "probability"]] = 0.999
         run.write_table("predictions.csv", table)
-    changed = Comparison.of(runs, resamples=60)
-    np.testing.assert_array_equal(changed.draws, clean.draws)
+    changed = Comparison.of(runs)
     np.testing.assert_array_equal(changed.mean_ap, clean.mean_ap)
-    # and each resample equals scikit-learn's on the known cells alone, drawn as often
-    counts = next(intervals._resamples(len(IMAGES), 60, 0))[:5]
+    np.testing.assert_array_equal(changed.moved, clean.moved)
+    np.testing.assert_array_equal(changed.bounds, clean.bounds)
+    # and what an image moves the mAP by equals scikit-learn's on the known cells of the others
     one = clean.judged["one"]
-    for weights, drawn in zip(counts, clean.draws[:5, 0], strict=True):
-        known = [one.targets[:, i] >= 0 for i in range(3)]
-        expected = [
-            average_precision_score(one.targets[k, i], one.probabilities[k, i], sample_weight=weights[k])
-            for i, k in enumerate(known)
-        ]
-        assert drawn == pytest.approx(np.mean(expected))
+    for image, moved in enumerate(clean.moved[:5, 0]):
+        y, p = np.delete(one.targets, image, 0), np.delete(one.probabilities, image, 0)
+        expected = [average_precision_score(y[y[:, i] >= 0, i], p[y[:, i] >= 0, i]) for i in range(3)]
+        assert moved == pytest.approx(np.mean(expected) - clean.mean_ap[0])
 
 
 def test_runs_that_cannot_be_compared_are_named_with_the_reason():
@@ -263,7 +255,7 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason():
         make_run("old", drop=("judged_on",)),
     ]
     partly = make_run("partly", images=[*IMAGES[20:], "300.jpg"])
-    compared = Comparison.of([best, *others, partly], resamples=20)
+    compared = Comparison.of([best, *others, partly])
     assert list(compared.judged) == ["best", "partly"]
     assert all(one.images == IMAGES[20:] for one in compared.judged.values())
     assert set(compared.left_out) == {"elsewhere", "hardly", "fewer", "old"}
@@ -274,13 +266,12 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason():
     assert "differ in their attributes (c)" in text
     assert "lacks judged_on: the run is of an older mlkit; train it again" in text
     assert "differ in their validation images" in text
-    np.testing.assert_array_equal(compared.draws.shape, (20, 2))
     with pytest.raises(RunError, match=r"no run can be judged: .* older mlkit"):
         Comparison.of(others[3:])
 
 
 def test_run_without_another_is_ranked_alone():
-    compared = Comparison.of([make_run("alone")], resamples=20)
+    compared = Comparison.of([make_run("alone")])
     assert "No other run can be compared" in answer(compared.table(), effects(compared))
     assert compared.ranking().difference.isna().all()
     assert effects(compared).empty
@@ -325,7 +316,7 @@ def test_clean_pairs_recover_what_a_parameter_does():
                 name = f"{rate}-{loss}-{seed}"
                 skill = 0.5 + gain + more
                 runs[name] = make_run(name, skill, learning_rate=rate, loss=loss, seed=seed, validation=skill)
-    compared = Comparison.of(list(runs.values()), resamples=300)
+    compared = Comparison.of(list(runs.values()))
     table = moved(compared)
     ap = {name: mean_ap(run) for name, run in runs.items()}
     assert set(table.index) == {("learning_rate", "0.01", "0.001"), ("loss", "asl", "masked_bce")}
@@ -336,8 +327,7 @@ def test_clean_pairs_recover_what_a_parameter_does():
     assert rate.low < rate.difference < rate.high < 0
     assert rate.remark == ""
     weights = np.array([(1 if name.startswith("0.001") else -1) / 4 for name in compared.judged])
-    tail = 0.05 / 2 / 2  # two clean comparisons
-    np.testing.assert_allclose([rate.low, rate.high], np.quantile(compared.draws @ weights, [tail, 1 - tail]))
+    np.testing.assert_allclose([rate.low, rate.high], compared.contrast(weights, 2)[1:])  # two clean comparisons
     deviation, count = seed_deviation(compared)
     groups = pd.Series(ap).groupby([name[:-2] for name in ap])
     assert (deviation, count) == (pytest.approx(np.sqrt((groups.var(ddof=1)).mean())), 8)
@@ -345,17 +335,17 @@ def test_clean_pairs_recover_what_a_parameter_does():
 
 def test_runs_of_another_seed_or_other_data_are_no_clean_pair():
     runs = [make_run("one", validation=0.9), make_run("two", learning_rate=0.01, seed=1)]
-    row = effects(Comparison.of(runs, resamples=20)).iloc[0]
+    row = effects(Comparison.of(runs)).iloc[0]
     assert (row.pairs, row.remark) == (0, "confounded with seed")
     assert np.isnan(row.low)
     runs = [make_run("three", validation=0.9), make_run("four", learning_rate=0.01, data="other")]
-    assert effects(Comparison.of(runs, resamples=20)).iloc[0].remark == "confounded with data"
-    assert np.isnan(seed_deviation(Comparison.of(runs, resamples=20))[0])
+    assert effects(Comparison.of(runs)).iloc[0].remark == "confounded with data"
+    assert np.isnan(seed_deviation(Comparison.of(runs))[0])
 
 
 def test_parameters_that_change_together_are_flagged_and_their_means_compared():
     runs = [make_run("one", 2, validation=0.9), make_run("two", 1, loss="asl", backbone="other")]
-    compared = Comparison.of(runs, resamples=20)
+    compared = Comparison.of(runs)
     table = effects(compared).set_index("parameter")
     assert table.remark.to_dict() == {"backbone": "confounded with loss", "loss": "confounded with backbone"}
     np.testing.assert_allclose(table.difference, mean_ap(runs[1]) - mean_ap(runs[0]))
@@ -367,7 +357,7 @@ def test_values_linked_to_the_reference_only_over_another_keep_their_pair():
     runs = [
         make_run(name, loss=loss, epochs=epochs, validation=0.9 - i / 10) for i, (name, loss, epochs) in enumerate(pairs)
     ]
-    losses = effects(Comparison.of(runs, resamples=20)).query("parameter == 'loss'")
+    losses = effects(Comparison.of(runs)).query("parameter == 'loss'")
     assert losses[["from", "to", "pairs"]].to_numpy().tolist() == [["u", "b", 2], ["u", "w", 1]]
 
 
@@ -377,7 +367,7 @@ def test_search_over_many_values_is_compared_by_halves():
         make_run(f"t{i}", skill, learning_rate=float(rate), weight_decay=float(rng.random()), validation=skill / 9)
         for i, (skill, rate) in enumerate(zip(np.linspace(0.2, 3, 8), np.geomspace(1e-4, 1e-2, 8), strict=True))
     ]
-    table = effects(Comparison.of(runs, resamples=20)).set_index("parameter")
+    table = effects(Comparison.of(runs)).set_index("parameter")
     row = table.loc["learning_rate"]
     assert (row["from"], row["to"], row.pairs) == ("> 0.000719686", "≤ 0.000719686", 0)
     assert row.remark == "confounded with weight_decay"
@@ -392,7 +382,7 @@ def test_halves_of_many_values_are_clean_where_all_else_is_alike():
         for loss in ("asl", "masked_bce")
         for i, rate in enumerate(rates)
     }
-    row = effects(Comparison.of(list(runs.values()), resamples=20)).set_index("parameter").loc["learning_rate"]
+    row = effects(Comparison.of(list(runs.values()))).set_index("parameter").loc["learning_rate"]
     ap = {key: mean_ap(run) for key, run in runs.items()}
     gain = [np.mean([ap[loss, i] for i in range(4, 8)]) - np.mean([ap[loss, i] for i in range(4)]) for loss in ("asl",)]
     assert (row["from"][0], row["to"][0], row.pairs, row.remark) == ("≤", ">", 2, "")
@@ -408,7 +398,7 @@ def test_long_names_keep_what_tells_them_apart():
 
 def test_lists_and_missing_parameters_are_no_trouble():
     runs = [make_ensemble("all"), make_run("one", validation=0.9), make_run("old", loss=None), make_run("b", loss="asl")]
-    compared = Comparison.of(runs, resamples=20)
+    compared = Comparison.of(runs)
     table = moved(compared)
     assert list(table.index) == [("loss", "masked_bce", "asl")]
     assert table.pairs.tolist() == [1]
@@ -426,7 +416,7 @@ def test_answer_names_best_second_cause_and_the_cheapest_that_will_do():
         make_run("poor", 0.2, validation=0.3, loss="asl", facts={"seconds": 10.0}),
         make_run("untimed", 3, validation=0.7, epochs=1, drop=("seconds",)),
     ]
-    compared = Comparison.of(runs, resamples=300)
+    compared = Comparison.of(runs)
     text = answer(compared.table(), effects(compared))
     assert text.startswith(f"Best by validation mAP (0.900): best, with mAP {mean_ap(runs[0]):.3f} [")
     assert "Second: same, " in text
@@ -440,7 +430,7 @@ def test_architectures_are_told_with_their_conditions_fastest_first():
         make_run("big", image_size=64, freeze="backbone"),
         make_run("small", backbone="tiny", image_size=32, facts={"img_per_s": 900.0}),
     ]
-    table = architectures(Comparison.of(runs, resamples=20))
+    table = architectures(Comparison.of(runs))
     assert list(table.index) == ["small", "big"]
     assert table.backbone.tolist() == ["tiny", "resnet18"]
     assert table.conditions.tolist() == ["cpu bf16, 32 px", "cpu bf16, 64 px, backbone frozen"]
@@ -485,7 +475,7 @@ def many_runs(count=40):
 
 
 def test_figures_of_many_runs_draw_without_a_layout_warning():
-    compared = Comparison.of(many_runs(), resamples=100)
+    compared = Comparison.of(many_runs())
     ranking = compared.ranking()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -506,7 +496,7 @@ def test_figures_of_many_runs_draw_without_a_layout_warning():
 
 
 def test_losses_draw_what_the_files_hold():
-    compared = Comparison.of([make_run("one"), make_run("two", validation=0.6)], resamples=20)
+    compared = Comparison.of([make_run("one"), make_run("two", validation=0.6)])
     histories, epochs = compared.curves()
     left, right = plots.losses(histories, epochs, "note").axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), histories["two"].loss.ewm(alpha=0.1).mean())
@@ -521,7 +511,7 @@ def test_losses_draw_what_the_files_hold():
 
 
 def test_ranking_figure_has_the_points_and_intervals_of_the_table():
-    table = Comparison.of([make_run("one", 2), make_run("two", validation=0.6)], resamples=50).ranking()
+    table = Comparison.of([make_run("one", 2), make_run("two", validation=0.6)]).ranking()
     left, right = plots.ranking(table).axes
     points, _, (bars,) = left.containers[0]
     np.testing.assert_allclose(points.get_xdata().astype(float), table.mAP)
@@ -543,7 +533,7 @@ def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
         make_run("three", 3, learning_rate=0.01, loss="asl"),
         make_run("four", 3, loss=None),
     ]
-    compared = Comparison.of(runs, resamples=20)
+    compared = Comparison.of(runs)
     ap = compared.ranking().mAP
     figure = plots.parameters(compared.settings, ap)
     rate, loss = figure.axes
@@ -562,7 +552,7 @@ def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
 def test_architectures_are_drawn_where_the_table_says():
     runs = [make_run("one"), make_run("two", backbone="tiny", facts={"img_per_s": 600.0, "parameters": 500_000})]
     runs += [make_run("untimed", validation=0.2, backbone="other", drop=("img_per_s",))]
-    table = architectures(Comparison.of(runs, resamples=20))
+    table = architectures(Comparison.of(runs))
     _, ax = plt.subplots()
     assert plots.architectures(table, ax) is ax
     points = [container[0].get_data() for container in ax.containers]

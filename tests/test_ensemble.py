@@ -343,7 +343,7 @@ def test_what_an_ensemble_lacks_is_asked_of_its_members(runs, capsys):
         run.read_table("history.csv")
     assert run.validation_images()[0].exists()
     judged = Judged.read(run)
-    table = report.readable(report.summary(judged, judged.bootstrap(resamples=10), linear_head(run)))
+    table = report.readable(report.summary(judged, judged.bounds(), linear_head(run)))
     assert (table.linear_head_AP == "-").all()
     with pytest.raises(
         WeightsError, match=r"is an ensemble of several networks; give the model.pth of one of its runs: cv-f"

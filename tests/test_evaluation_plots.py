@@ -106,6 +106,10 @@ def test_intervals_mark_chance_of_attributes_that_have_a_value(ax):
         "0.65 [0.50, 0.80]",
     ]
     assert named(ax)
+    ax.clear()
+    few = pd.DataFrame({"value": [0.9], "low": [nan], "high": [nan]}, index=index[:1])
+    plots.intervals(few, chance, ax)
+    assert [text.get_text() for text in ax.texts] == ["0.90, few cells"]
 
 
 def test_confusion_writes_counts_and_shares_of_the_true_class(ax):

@@ -6,7 +6,17 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from mlkit.metrics import FIGURES, checked, confusion, evaluate, expected_calibration_error, macro, micro, reliability
+from mlkit.metrics import (
+    FIGURES,
+    chance,
+    checked,
+    confusion,
+    evaluate,
+    expected_calibration_error,
+    macro,
+    micro,
+    reliability,
+)
 
 NAMES = ["a", "b", "c"]
 THRESHOLDS = np.array([0.5, 0.4, 0.6])
@@ -25,6 +35,7 @@ def reference(y, p, d, prior):
     bins = np.split(np.argsort(p), [-(-len(p) * i // 15) for i in range(1, 15)])
     return {
         "prevalence": y.mean(),
+        "chance": chance(int(y.sum()), len(y)),
         "AP": sk.average_precision_score(y, p),
         "ROC_AUC": sk.roc_auc_score(y, p),
         "F1": sk.f1_score(y, d),
@@ -81,13 +92,14 @@ def test_attribute_that_lacks_a_class_is_nan_and_left_out_of_the_mean_which_says
     targets[:, 1] = np.minimum(targets[:, 1], 0)
     targets[:, 2] = -1
     table = evaluate(probabilities, targets, NAMES, PRIOR)
-    for figure in ("AP", "ROC_AUC", "F1", "precision", "recall"):
+    for figure in ("AP", "chance", "ROC_AUC", "F1", "precision", "recall"):
         assert table[figure].notna().tolist() == [True, False, False]
     for figure in ("accuracy", "majority_accuracy", "Brier", "prevalence_Brier", "ECE", "prevalence"):
         assert table[figure].notna().tolist() == [True, True, False]
     mean = macro(table)
     assert mean.to_dict() == table.loc["a", list(FIGURES)].to_dict()
     assert mean.attrs["left_out"] == ["b", "c"]
+    assert mean.attrs["over"] == "1 of 3 attributes"
 
 
 def test_without_a_positive_decision_precision_and_f1_are_zero(predictions):

@@ -66,7 +66,7 @@ def test_learning_rate_range_is_drawn_on_a_logarithmic_axis(ax):
 
 
 def test_worth_shows_ap_and_chance(ax):
-    plots.worth(pd.DataFrame({"AP": [0.9, 0.4], "prevalence": [0.5, 0.1]}, index=["x", "y"]), ax)
+    plots.worth(pd.DataFrame({"AP": [0.9, 0.4], "chance": [0.5, 0.1]}, index=["x", "y"]), ax)
     assert [bar.get_width() for bar in ax.containers[0]] == [0.9, 0.4]
     assert list(ax.lines[0].get_xdata()) == [0.5, 0.1]
 

@@ -70,7 +70,7 @@ def test_unfinished_run_is_refused():
 
 def test_summary_has_intervals_and_baselines_and_the_macro_mean():
     judged = Judged.read(make_run("t", IMAGES)[0])
-    bounds = judged.bootstrap(resamples=50)
+    bounds = judged.bounds()
     table = report.summary(judged, bounds)
     own = judged.evaluate()
     assert list(table.index) == [*NAMES, MEAN]
@@ -82,6 +82,9 @@ def test_summary_has_intervals_and_baselines_and_the_macro_mean():
     y = judged.targets[:, 1]
     always = metrics.evaluate(np.ones((60, 1)), y[:, None], ["b"], np.array([0.5])).F1["b"]
     assert table.always_yes_F1["b"] == pytest.approx(always)
+    np.testing.assert_allclose(
+        table.chance[NAMES], [metrics.chance(k, k + m) for k, m in own[["positives", "negatives"]].to_numpy()]
+    )
     text = report.readable(table)
     assert text.AP["a"] == f"{table.AP['a']:.2f} [{table.AP_low['a']:.2f}, {table.AP_high['a']:.2f}]"
 
@@ -90,10 +93,11 @@ def test_attribute_without_a_class_has_no_figure_and_stays_out_of_the_mean():
     judged = Judged.read(make_run("t", IMAGES)[0])
     judged.targets[:, 0] = -1
     judged.targets[:, 1] = 0
-    table = report.summary(judged, judged.bootstrap(resamples=20))
+    table = report.summary(judged, judged.bounds())
     assert table[["AP", "always_yes_F1", "chance_ROC_AUC"]].loc[["a", "b"]].isna().all(axis=None)
     assert table.AP[MEAN] == table.AP["null"]
     assert report.readable(table).AP["a"] == "-"
+    assert report.mean_ap(table).endswith(" over 1 of 3 attributes")
     assert report.missingness(judged).known.tolist() == [0, 60, 60]
 
 
@@ -139,7 +143,7 @@ def test_two_runs_are_compared_on_the_images_that_judge_both():
     np.testing.assert_array_equal(two.targets, first.targets[20:])
     assert note.startswith("30 images judge both (50 judge ")
     assert "The labels differ in 1 cells" in note
-    table = report.compare(one, two, resamples=50)
+    table = report.compare(one, two)
     expected = one.evaluate().AP["b"] - two.evaluate().AP["b"]
     assert table.loc["AP", "b"].difference == pytest.approx(expected)
 
@@ -163,7 +167,7 @@ def test_runs_that_cannot_be_compared_are_refused():
 def test_folds_give_mean_deviation_and_a_pool_in_which_each_decides_by_its_own_threshold():
     folds = [Judged.read(make_run(f"f{i}", IMAGES[20 * i : 20 * i + 20], seed=i)[0]) for i in range(3)]
     folds[1].thresholds[:] = 0.9
-    table = over_folds(folds, resamples=20)
+    table = over_folds(folds)
     each = [fold.evaluate().Brier["b"] for fold in folds]
     row = table.loc["Brier", "b"]
     assert (row["mean"], row.deviation) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
@@ -172,3 +176,10 @@ def test_folds_give_mean_deviation_and_a_pool_in_which_each_decides_by_its_own_t
     assert table.loc["F1", "b"].pooled == pytest.approx(2 * counts.TP / (2 * counts.TP + counts.FP + counts.FN))
     assert table.loc[("accuracy", MEAN), ["pooled", "low"]].isna().all()
     assert (table.folds == 3).all()
+    assert table.attrs["over"] == "3 of 3 attributes"
+    folds[0].targets[:, 2] = 0
+    table = over_folds(folds)
+    assert table.attrs["over"] == "2 of 3 attributes"
+    assert table.loc[("AP", MEAN), "mean"] == pytest.approx(
+        np.mean([fold.evaluate().AP[["a", "b"]].mean() for fold in folds])
+    )

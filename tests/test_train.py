@@ -76,6 +76,11 @@ def test_kept_model_is_that_of_the_best_epoch_and_predictions_are_its_own(datase
     _, meta = load_model(run / "model.pth")
     assert epochs.mAP[meta["epoch"]] == epochs.mAP.max()
     assert meta["attributes"] == dataset.attributes
+    # its validation loss is plain, although the training weighted its positives
+    validation = run.read_table("predictions.csv").query("split == 'validation'")
+    targets = validation.target.fillna(-1)
+    plain = masked_bce(*(torch.tensor(column.to_numpy(float))[:, None] for column in (validation.logit, targets)))
+    assert epochs.validation_loss[meta["epoch"]] == pytest.approx(plain.item(), rel=1e-5)
     # from the files alone: predictions.csv judged by hand gives the same table
     predictions = run.read_table("predictions.csv")
     wide = predictions.pivot(index="image", columns="attribute", values="probability")[dataset.attributes]
@@ -437,9 +442,11 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
     dataset.labels["bag"] = dataset.labels["bag"].where(dataset.labels["bag"] != 1, 0)
     dataset.targets[:, 3].clamp_(max=0)
     run, table = start("a", replace(CONFIG, epochs=1), dataset, sample)
-    assert "warning: the known training cells are all no, so that nothing but no is learnt: bag" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning: the known training cells are all no, so that nothing but no is learnt: bag" in printed
     assert np.isnan(table.AP["bag"])
     assert json.loads((run / "metrics.json").read_text())["attributes"]["bag"]["AP"] is None
+    assert " over 3 of 4 attributes" in next(line for line in printed.splitlines() if "epoch 1/1" in line)
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,7 @@ def ensemble(options: argparse.Namespace) -> int:
         best = members.iloc[members.mAP.argmax()]
         verdict = "better" if best.low > 0 else "worse" if best.high < 0 else "these images cannot tell which is better"
         print(f"against the best member, {best.name}: {best.difference:+.3f} [{best.low:+.3f}, {best.high:+.3f}], {verdict}")
-    print(f"{facts['judged_on']} mAP {facts['mean']['AP']:.3f}; model: {shown(run / 'model.pth')}")
+    every = len(facts["attributes"])
+    over = f"over {every - len(facts['left_out_of_mean'])} of {every} attributes"
+    print(f"{facts['judged_on']} mAP {facts['mean']['AP']:.3f} {over}; model: {shown(run / 'model.pth')}")
     return 0

@@ -51,10 +51,11 @@ def train(options: argparse.Namespace) -> int:
         return 0
     result = Run.create(options.name, config.parameters(**data), dataset.fingerprint, options.overwrite)
     table = train_model(dataset, config, result)
-    columns = ["positives", "negatives", "prevalence", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
+    columns = ["positives", "negatives", "chance", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
     print(table[columns].round(3).to_string())
     mean, judged_on = macro(table), result.read_json("metrics.json")["judged_on"]
-    print(f"{judged_on} mAP {mean.AP:.3f}, chance {mean.prevalence:.3f}; model: {shown(result / 'model.pth')}")
+    print(f"{judged_on} mAP {mean.AP:.3f} over {mean.attrs['over']}, chance {mean.chance:.3f}")
+    print(f"model: {shown(result / 'model.pth')}")
     return 0
 
 
@@ -64,6 +65,6 @@ def _print_folds(table: Any, name: str) -> None:
     from mlkit.runs import outputs_root
 
     means = table.xs(MEAN, level="attribute").drop(columns="folds")
-    print(f"\nmean over the attributes\n{means.round(3).to_string(na_rep='')}")
+    print(f"\nmean over {table.attrs['over']}, those that every fold could judge\n{means.round(3).to_string(na_rep='')}")
     print(f"\naverage precision\n{table.loc['AP'].round(3).to_string(na_rep='')}")
     print(f"\nall figures: {shown(outputs_root() / f'{name}-folds' / 'folds.csv')}")

@@ -11,7 +11,7 @@ import pandas as pd
 from mlkit.parameters import DATA
 from mlkit.runs import Run
 
-FACTS = ("mAP", "validation_mAP", "judged_on", "seconds", "img_per_s", "parameters", "ran_on", "state")
+FACTS = ("mAP", "over", "attributes", "validation_mAP", "judged_on", "seconds", "img_per_s", "parameters", "ran_on", "state")
 _TOLD = ("members",)  # told even of a single run: it is what tells an ensemble from a training
 _WIDEST = 18  # characters of a parameter's value for the eye
 
@@ -22,13 +22,16 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         Index run (`Run.title`); columns created (ISO, UTC); the parameters that differ, see `differing`, and data, the
         fingerprint's beginning, if that differs; then `FACTS`: mAP on the images that judge (of which split: judged_on),
+        over how many of its attributes that is, the others lack a class there,
         mAP of the kept epoch on the validation images, seconds and images/s of the training, number of parameters, the
         device and precision that it ran on, and state: finished, unfinished, or stopped early with the reason.
     """
     configs = {run.title: run.config() for run in runs}
     created = pd.DataFrame({"created": {title: config["created"] for title, config in configs.items()}})
     facts = pd.DataFrame([_facts(run) for run in runs], index=list(configs), columns=list(FACTS))
-    numbers = dict.fromkeys(("mAP", "validation_mAP", "seconds", "img_per_s"), "float64") | {"parameters": "Int64"}
+    numbers = dict.fromkeys(("mAP", "validation_mAP", "seconds", "img_per_s"), "float64") | dict.fromkeys(
+        ("parameters", "over", "attributes"), "Int64"
+    )
     facts = facts.astype(numbers)
     return pd.concat([created, settings(configs), facts], axis=1).rename_axis("run")
 
@@ -72,6 +75,8 @@ def _facts(run: Run) -> dict[str, Any]:
     stopped = facts.get("stopped")
     return {
         "mAP": (facts.get("mean") or {}).get("AP"),
+        "over": len(facts["attributes"]) - len(facts["left_out_of_mean"]) if "left_out_of_mean" in facts else None,
+        "attributes": len(facts["attributes"]) if "attributes" in facts else None,
         "validation_mAP": _validation_mean_ap(run, facts),
         "judged_on": facts.get("judged_on"),
         **{name: facts.get(name) for name in ("seconds", "img_per_s", "parameters")},
@@ -98,6 +103,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """An `overview` for the eye, as text: long values shortened, units written, columns that are empty for all left out."""
     facts = {
         "test mAP": [_number(value, ".3f") for value in table.mAP],
+        "over": [
+            f"{over} of {every}" if pd.notna(over) and over < every else ""
+            for over, every in zip(table["over"], table["attributes"], strict=True)
+        ],
         "val. mAP": [_number(value, ".3f") for value in table.validation_mAP],
         "judged on": ["" if pd.isna(split) else split for split in table.judged_on],
         "time": [_duration(seconds) for seconds in table.seconds],

@@ -1,4 +1,4 @@
-"""Many runs, judged on the same images and the same resamples of them: who is best, by how much, and what that rests on."""
+"""Many runs, judged on the same images: who is best, by how much, and what that rests on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import pandas as pd
 
 from mlkit.comparison.overview import overview, settings
 from mlkit.errors import RunError
-from mlkit.intervals import mean_ap_draws
+from mlkit.intervals import AP, Jackknife, contrast_bounds, variance
 from mlkit.report import Judged, align, remarks
 from mlkit.runs import Run, find_runs, named_folder
 
@@ -50,9 +50,12 @@ class Comparison:
         settings: what they were made from as far as they differ, see `overview.settings`.
         left_out: title -> why the run is not compared.
         remarks: sentences on what makes the comparison less than plain.
-        level: share of resamples within an interval.
-        mean_ap: (runs,) mAP.
-        draws: (resamples, runs) mAP of the resamples.
+        level: of the intervals.
+        mean_ap: (runs,) mAP, over the attributes that have both classes among these labels.
+        bounds: (2, runs), its interval.
+        moved: (images, runs), what leaving out each image moves it by.
+        unseen: (runs,), variance of an mAP that is perfect, see `Jackknife.unseen`.
+        cells: images on which the intervals rest, see `intervals.rarer`.
     """
 
     judged: dict[str, Judged]
@@ -62,10 +65,13 @@ class Comparison:
     remarks: list[str]
     level: float
     mean_ap: np.ndarray
-    draws: np.ndarray
+    bounds: np.ndarray
+    moved: np.ndarray
+    unseen: np.ndarray
+    cells: int
 
     @classmethod
-    def of(cls, runs: Sequence[Run], resamples: int = 1000, level: float = 0.95) -> "Comparison":
+    def of(cls, runs: Sequence[Run], level: float = 0.95) -> "Comparison":
         """Compare runs; those that cannot be compared with the best are left out and named.
 
         Raises:
@@ -103,7 +109,8 @@ class Comparison:
                 images = common
         targets = best.only(images).targets
         aligned = {title: replace(aligned[title].only(images), targets=targets) for title in order if title in aligned}
-        mean_ap, draws = mean_ap_draws([one.probabilities for one in aligned.values()], targets, best.attributes, resamples)
+        every = [Jackknife(one.probabilities, targets, best.attributes) for one in aligned.values()]
+        mean_ap = np.array([one.value[AP, -1] for one in every])
         return cls(
             judged=aligned,
             overview=table.loc[list(aligned)],
@@ -112,15 +119,18 @@ class Comparison:
             remarks=list(dict.fromkeys(note for title in list(aligned)[1:] for note in notes[title])),
             level=level,
             mean_ap=mean_ap,
-            draws=draws,
+            bounds=np.array([[end[AP, -1] for end in one.bounds(level)] for one in every]).T,
+            moved=np.stack([one.without[:, AP, -1] for one in every], axis=1) - mean_ap,
+            unseen=np.array([one.unseen()[AP, -1] for one in every]),
+            cells=int(every[0].cells[-1]),
         )
 
     def __str__(self) -> str:
         best = next(iter(self.judged.values()))
-        known = int((best.targets >= 0).sum())
+        known, judged = int((best.targets >= 0).sum()), _judged(best.targets)
         lines = [
             f"{len(self.judged)} runs on the {len(best.images)} {best.split} images that judge them all, "
-            f"{known} of {best.targets.size} cells known",
+            f"{known} of {best.targets.size} cells known; mAP over {judged} of {len(best.attributes)} attributes",
             *self.remarks,
             *(f"left out: {title}: {reason}" for title, reason in self.left_out.items()),
         ]
@@ -134,9 +144,10 @@ class Comparison:
             comparisons: how many of them are looked at together: the interval is made so wide that all hold at `level`
                 (Bonferroni).
         """
-        tail = (1 - self.level) / comparisons / 2
-        low, high = np.nanquantile(self.draws @ weights, (tail, 1 - tail))
-        return float(self.mean_ap @ weights), float(low), float(high)
+        value, level = self.mean_ap @ weights, 1 - (1 - self.level) / comparisons
+        spread = variance(self.moved @ weights) + self.unseen @ weights**2
+        low, high = contrast_bounds(value, spread, np.array(self.cells), level)
+        return float(value), float(low), float(high)
 
     def ranking(self) -> pd.DataFrame:
         """One row per run, the highest validation mAP first: test mAP, and the paired difference to the first run.
@@ -146,7 +157,7 @@ class Comparison:
             difference_low and difference_high, which hold for all differences together. NaN for the first run.
         """
         one_each = np.eye(len(self.judged))
-        own = [self.contrast(weights) for weights in one_each]
+        own = np.column_stack([self.mean_ap, *self.bounds])
         others = [self.contrast(weights - one_each[0], len(one_each) - 1) for weights in one_each[1:]]
         names = ["mAP", "low", "high", "difference", "difference_low", "difference_high"]
         rows = [[*first, *second] for first, second in zip(own, [(np.nan,) * 3, *others], strict=True)]
@@ -160,16 +171,9 @@ class Comparison:
         histories = {title: run.read_table("history.csv") for title, run in runs.items()}
         return histories, {title: run.read_table("epochs.csv") for title, run in runs.items()}
 
-    def warning(self, comparisons: int) -> str:
-        """A sentence where so wide intervals rest on hardly a resample at each end, else nothing."""
-        if len(self.draws) * (1 - self.level) / 2 / max(comparisons, 1) >= 2:
-            return ""
-        needed = int(np.ceil(round(4 * comparisons / (1 - self.level), 6)))
-        return f"{comparisons} comparisons together need more resamples: set resamples to {needed} or more."
-
     def table(self) -> pd.DataFrame:
         """The overview with the ranking's figures on the common images in place of each run's own."""
-        own = self.overview.drop(columns=["mAP", "validation_mAP", "judged_on"])
+        own = self.overview.drop(columns=["mAP", "over", "attributes", "validation_mAP", "judged_on"])
         return self.ranking().join(own)
 
 
@@ -182,6 +186,11 @@ def _read(runs: Sequence[Run]) -> tuple[dict[str, Judged], dict[str, str]]:
         except RunError as error:
             left_out[run.title] = str(error)
     return judged, left_out
+
+
+def _judged(targets: np.ndarray) -> int:
+    """How many attributes have both classes."""
+    return int(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).sum())
 
 
 def _share(first: Judged, second: Judged) -> float:

@@ -20,7 +20,7 @@ from mlkit.verdict import Predicted
 
 MEAN = "mean of members"  # the last two rows of `Votes.beside`
 WHOLE = "ensemble"
-ENOUGH = 20  # known cells of a class of an attribute; with fewer, thresholds and intervals are luck, see `intervals`
+ENOUGH = 20  # known cells of a class of an attribute; with fewer, the thresholds are luck
 _SIDES = ("validation", "test")
 
 

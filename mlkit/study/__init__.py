@@ -131,7 +131,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
         "known": known,
         "mAP": macro(table).AP,
         **{f"AP {attribute}": value for attribute, value in table.AP.items()},
-        "chance": macro(table).prevalence,
+        "chance": macro(table).chance,
         "validation_mAP": epochs.mAP[best - 1],
         "best_epoch": best,
         "seconds": round(time.monotonic() - started, 1),
