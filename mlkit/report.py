@@ -3,6 +3,7 @@
 Needs the run folder alone, and for the gallery of mistakes the images that the run was made from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -282,14 +283,31 @@ def remarks(one: Judged, two: Judged) -> list[str]:
 
 
 def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
-    """Two runs on the images that judge both, the labels of the first judging both, and a sentence on what was matched.
+    """Two runs on the images that judge both, and a sentence on what was matched.
+
+    The labels of the first judge both, on the attributes that both can be judged on.
 
     Raises:
         RunError: if the runs have other attributes, or no image in common.
     """
     one, two = align(first, second)
-    note = f"{len(one.images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run})."
-    return one, replace(two, targets=one.targets), " ".join([note, *remarks(one, two)])
+    targets = judged_by_all([one, two])
+    note = (
+        f"{len(one.images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run}), "
+        f"over {both_classes(targets)} of {len(one.attributes)} attributes."
+    )
+    return replace(one, targets=targets), replace(two, targets=targets), " ".join([note, *remarks(one, two)])
+
+
+def judged_by_all(runs: Sequence[Judged]) -> np.ndarray:
+    """Labels of the first run, unknown where one of the runs has no answer: an attribute that it never saw in training."""
+    lacking = np.any([np.isnan(one.probabilities) for one in runs], axis=0)
+    return np.where(lacking, np.int8(-1), runs[0].targets)
+
+
+def both_classes(targets: np.ndarray) -> int:
+    """How many attributes can be judged by these labels: those with a known yes and a known no."""
+    return int(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).sum())
 
 
 def compare(first: Judged, second: Judged, level: float = 0.95) -> pd.DataFrame:

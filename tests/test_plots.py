@@ -93,7 +93,7 @@ def test_figures_of_many_attributes_show_the_most_telling_and_say_so(count):
     table = many(count)
     counts, together, patterns = labels.label_counts(table), labels.cooccurrence(table), labels.na_patterns(table)
     rng = np.random.default_rng(0)
-    ap = pd.DataFrame({"AP": rng.random(count), "prevalence": 0.5}, table.columns)
+    ap = pd.DataFrame({"AP": rng.random(count), "chance": 0.5}, table.columns)
     answer = pd.DataFrame(
         {"attribute": table.columns, "probability": ap.AP.array, "threshold": 0.5, "present": ap.AP.array > 0.5}
     )

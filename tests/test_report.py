@@ -142,10 +142,21 @@ def test_two_runs_are_compared_on_the_images_that_judge_both():
     np.testing.assert_allclose(two.thresholds, second.thresholds[::-1])
     np.testing.assert_array_equal(two.targets, first.targets[20:])
     assert note.startswith("30 images judge both (50 judge ")
+    assert "over 3 of 3 attributes" in note
     assert "The labels differ in 1 cells" in note
     table = report.compare(one, two)
     expected = one.evaluate().AP["b"] - two.evaluate().AP["b"]
     assert table.loc["AP", "b"].difference == pytest.approx(expected)
+
+
+def test_two_runs_are_compared_on_the_attributes_that_both_can_be_judged_on():
+    first, second = (Judged.read(make_run(name, IMAGES, seed=seed)[0]) for seed, name in enumerate(("one", "two")))
+    second.probabilities[:, 1] = np.nan  # never seen in its training
+    one, two, note = report.in_common(first, second)
+    assert "over 2 of 3 attributes" in note
+    ap = [metrics.macro(side.evaluate()).AP for side in (one, two)]
+    assert report.compare(one, two).loc[("AP", MEAN), "difference"] == pytest.approx(ap[0] - ap[1])
+    assert ap[0] == pytest.approx(first.evaluate().AP[["a", "null"]].mean())
 
 
 def test_comparison_tells_what_flatters_and_where_images_come_from(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 from mlkit.comparison.overview import overview, settings
 from mlkit.errors import RunError
 from mlkit.intervals import AP, Jackknife, contrast_bounds, variance
-from mlkit.report import Judged, align, remarks
+from mlkit.report import Judged, align, both_classes, judged_by_all, remarks
 from mlkit.runs import Run, find_runs, named_folder
 
 _SHARED = 0.5  # of the images that judge the best run; a run that shares fewer would cost the others too many
@@ -107,8 +107,9 @@ class Comparison:
                 )
             else:
                 images = common
-        targets = best.only(images).targets
-        aligned = {title: replace(aligned[title].only(images), targets=targets) for title in order if title in aligned}
+        aligned = {title: aligned[title].only(images) for title in order if title in aligned}
+        targets = judged_by_all(list(aligned.values()))
+        aligned = {title: replace(one, targets=targets) for title, one in aligned.items()}
         every = [Jackknife(one.probabilities, targets, best.attributes) for one in aligned.values()]
         mean_ap = np.array([one.value[AP, -1] for one in every])
         return cls(
@@ -127,7 +128,7 @@ class Comparison:
 
     def __str__(self) -> str:
         best = next(iter(self.judged.values()))
-        known, judged = int((best.targets >= 0).sum()), _judged(best.targets)
+        known, judged = int((best.targets >= 0).sum()), both_classes(best.targets)
         lines = [
             f"{len(self.judged)} runs on the {len(best.images)} {best.split} images that judge them all, "
             f"{known} of {best.targets.size} cells known; mAP over {judged} of {len(best.attributes)} attributes",
@@ -186,11 +187,6 @@ def _read(runs: Sequence[Run]) -> tuple[dict[str, Judged], dict[str, str]]:
         except RunError as error:
             left_out[run.title] = str(error)
     return judged, left_out
-
-
-def _judged(targets: np.ndarray) -> int:
-    """How many attributes have both classes."""
-    return int(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).sum())
 
 
 def _share(first: Judged, second: Judged) -> float:
