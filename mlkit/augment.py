@@ -14,24 +14,28 @@ _LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in grey (ITU-R BT.6
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """Strengths, each 0 for off. The geometry is one affine map per image, the colour one 3x3 matrix.
+class Strengths:
+    """Strengths of the augmentation, each 0 for off.
 
     Raises:
         ParameterError: if a strength is outside of its range.
     """
 
-    flip: Annotated[float, Between(0, 1)] = 0.0  # probability of a mirror image
-    rotation: Annotated[float, Between(0, 180)] = 0.0  # degrees, up to this to either side
-    scale: Annotated[float, Between(0, 1)] = 0.0  # up to 1 + scale times larger or smaller
-    translation: Annotated[float, Between(0, 1)] = 0.0  # up to this share of the side, in x and in y
-    brightness: Annotated[float, Between(0, 1)] = 0.0  # factor from 1 - brightness to 1 + brightness
-    contrast: Annotated[float, Between(0, 1)] = 0.0  # the same, around the image's mean grey
-    saturation: Annotated[float, Between(0, 1)] = 0.0  # the same, around each pixel's grey
-    mixup: Annotated[float, Between(0, 100)] = 0.0  # alpha of the Beta distribution that images are mixed by
+    flip: Annotated[float, Between(0, 1), "probability that an image is mirrored"] = 0.0
+    rotation: Annotated[float, Between(0, 180), "degrees, up to this to either side"] = 0.0
+    scale: Annotated[float, Between(0, 1), "up to 1 + scale times larger or smaller"] = 0.0
+    translation: Annotated[float, Between(0, 1), "shifted by up to this share of the side, in x and in y"] = 0.0
+    brightness: Annotated[float, Between(0, 1), "multiplied by 1 - brightness to 1 + brightness"] = 0.0
+    contrast: Annotated[float, Between(0, 1), "the same, around the image's mean grey"] = 0.0
+    saturation: Annotated[float, Between(0, 1), "the same, around each pixel's grey"] = 0.0
+    mixup: Annotated[float, Between(0, 100), "alpha of mixup, which blends pairs of images and their labels"] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class Augmentation(Strengths):
+    """The geometry is one affine map per image, the colour one 3x3 matrix."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))

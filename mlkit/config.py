@@ -5,78 +5,73 @@ from typing import Annotated, Any
 
 import yaml
 
-from mlkit.augment import Augmentation
+from mlkit.augment import Augmentation, Strengths
 from mlkit.errors import ParameterError, nearest
 from mlkit.labels import POS_WEIGHT_POLICIES
 from mlkit.losses import LOSSES, get_loss
-from mlkit.parameters import Between, OneOf, check_fields, check_parameters
+from mlkit.parameters import Between, OneOf, check_parameters
 from mlkit.thresholds import parse_policy
-
-_TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one training; the defaults are the recipe of `notebooks/parameters/seed.yaml`.
+class TrainConfig(Strengths):
+    """Settings of one training, with their types, bounds, choices and meanings: the one place that has them.
+
+    The defaults are the recipe of `notebooks/parameters/seed.yaml`.
 
     Raises:
         ParameterError: if a value is outside of what is possible.
     """
 
     # the network
-    image_size: Annotated[int, Between(1, 10_000)] = 224  # side in pixels
-    backbone: str = "resnet18"  # any classification network of torchvision
-    weights: str = "imagenet"  # "imagenet", "none" or a file
-    freeze: str = "none"  # "none", "backbone" or "until:<layer>"
+    image_size: Annotated[int, Between(1, 10_000), "side in pixels that images are resized to"] = 224
+    backbone: Annotated[str, "any classification network of torchvision"] = "resnet18"
+    weights: Annotated[str, '"imagenet", "none" (from scratch) or a file'] = "imagenet"
+    freeze: Annotated[str, '"none", "backbone" (train the head alone) or "until:<layer>", "until:layer3" say'] = "none"
     # the loss
-    loss: Annotated[str, OneOf(*LOSSES)] = "masked_bce"  # see `mlkit.losses`
-    loss_settings: str = ""  # of that loss, "gamma_neg: 2, clip: 0" say
-    prior_run: str = ""  # for csl: the run that the prior is estimated with
-    label_smoothing: Annotated[float, Between(0, 0.5)] = 0.0  # share by which known targets move towards 0.5, times two
+    loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
+    loss_settings: Annotated[str, 'of that loss, "gamma_neg: 2, clip: 0" say'] = ""
+    prior_run: Annotated[str, "for csl: a finished run that estimates how frequent each attribute is"] = ""
+    label_smoothing: Annotated[float, Between(0, 0.5), "known targets move by half of it towards 0.5"] = 0.0
     # the optimisation
-    epochs: Annotated[int, Between(1, 1_000_000)] = 10
-    batch_size: Annotated[int | str, Between(2), OneOf("auto")] = 32  # "auto" takes the largest that fits on a GPU
-    accumulate: Annotated[int, Between(1, 1_000_000)] = 1  # parts that a batch is computed in, one after the other
-    optimizer: Annotated[str, OneOf("adam", "adamw")] = "adam"
-    learning_rate: Annotated[float, Between(0, open=True)] = 1e-3
-    weight_decay: Annotated[float, Between(0, 1)] = 0.0
-    schedule: Annotated[str, OneOf("constant", "cosine")] = "constant"  # of the learning rate
-    warmup_epochs: Annotated[float, Between(0, 1_000_000)] = 0.0  # epochs over which the learning rate rises from zero
-    clip_norm: Annotated[float, Between(0, 1e9)] = 0.0  # largest norm of the gradient; 0: no limit
-    ema_decay: Annotated[float, Between(0, 0.999999)] = 0.0  # of the weights' moving average, kept as the model; 0: none
-    patience: Annotated[int, Between(0, 1_000_000)] = 0  # epochs without a better validation mAP that end it; 0: never
+    epochs: Annotated[int, Between(1, 1_000_000), "times that every training image is seen"] = 10
+    batch_size: Annotated[int | str, Between(2), OneOf(("auto",)), "images; auto: as many as fit on the GPU"] = 32
+    accumulate: Annotated[int, Between(1, 1_000_000), "parts that a batch is computed in, where memory is short"] = 1
+    optimizer: Annotated[str, OneOf(("adam", "adamw")), "Adam, or AdamW for weight decay"] = "adam"
+    learning_rate: Annotated[float, Between(0, open=True), "of the optimizer"] = 1e-3
+    weight_decay: Annotated[float, Between(0, 1), "0.05 is usual with adamw"] = 0.0
+    schedule: Annotated[str, OneOf(("constant", "cosine")), "of the learning rate"] = "constant"
+    warmup_epochs: Annotated[float, Between(0, 1_000_000), "over which the learning rate rises from zero"] = 0.0
+    clip_norm: Annotated[float, Between(0, 1e9), "largest norm of the gradient; 0: no limit"] = 0.0
+    ema_decay: Annotated[float, Between(0, 0.999999), "of the weights' moving average, kept as the model; 0: none"] = 0.0
+    patience: Annotated[int, Between(0, 1_000_000), "epochs without a better validation mAP that end it; 0: never"] = 0
     # the imbalance
-    # policy, see `labels.pos_weight`; "auto": balanced, or none where the loss balances itself
-    pos_weight: Annotated[str, OneOf("auto", *POS_WEIGHT_POLICIES)] = "auto"
-    pos_weight_cap: Annotated[float, Between(0, open=True)] = 100.0
-    sampler: Annotated[str, OneOf("uniform", "balanced")] = "uniform"  # "balanced": images with rare positives more often
-    sampler_cap: Annotated[float, Between(1, 1e9)] = 4.0  # how much more often at most
-    # augmentation, see `Augmentation`, which has the bounds; all off
-    flip: float = 0.0
-    rotation: float = 0.0
-    scale: float = 0.0
-    translation: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    mixup: float = 0.0
+    pos_weight: Annotated[
+        str,
+        OneOf(("auto", *POS_WEIGHT_POLICIES)),
+        "of positives; balanced: negatives / positives; auto: that, or none where the loss balances itself",
+    ] = "auto"
+    pos_weight_cap: Annotated[float, Between(0, open=True), "largest weight of a positive cell"] = 100.0
+    sampler: Annotated[str, OneOf(("uniform", "balanced")), "balanced: images with rare positives more often"] = "uniform"
+    sampler_cap: Annotated[float, Between(1, 1e9), "how much more often at most"] = 4.0
     # the experiment
-    # chooses the best epoch, the calibration and the thresholds
-    validation_fraction: Annotated[float, Between(0, 1, open=True)] = 0.15
-    test_fraction: Annotated[float, Between(0, 0.9)] = 0.15  # judges; 0: the validation images do, and flatter
-    folds: Annotated[int, Between(0, 1000)] = 0  # k of k-fold cross-validation, fold number `fold` the test set; 0: none
-    fold: int = 0
-    threshold: str = "f1"  # policy, see `thresholds.choose_thresholds`
-    calibrate: bool = True  # turn scores into probabilities that mean what they say
-    split_seed: Annotated[int, Between(0, 2**32 - 1)] = 0  # of the split: runs that share it are judged on the same images
-    seed: Annotated[int, Between(0, 2**63 - 1)] = 0  # of all else: first weights, order of the images, augmentation
-    device: str = "auto"
-    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
-    compile: bool = False  # torch.compile: minutes at the start, faster steps after
-    deterministic: bool = False  # the same results on a GPU every time, at some cost; a CPU gives them at none
+    validation_fraction: Annotated[
+        float, Between(0, 1, open=True), "of the images: choose the best epoch, the calibration and the thresholds"
+    ] = 0.15
+    test_fraction: Annotated[float, Between(0, 0.9), "of the images: judge; 0: the validation images do, and flatter"] = 0.15
+    folds: Annotated[int, Between(0, 1000), "k of k-fold cross-validation; 0: none"] = 0
+    fold: Annotated[int, Between(0), "number of the fold whose images are the test set"] = 0
+    threshold: Annotated[str, '"f1", "precision:0.9", "recall:0.9" or "fixed:0.5"'] = "f1"
+    calibrate: Annotated[bool, "turn scores into probabilities that mean what they say"] = True
+    split_seed: Annotated[int, Between(0, 2**32 - 1), "of the split: runs that share it are judged on the same images"] = 0
+    seed: Annotated[int, Between(0, 2**63 - 1), "of all else: first weights, order of the images, augmentation"] = 0
+    device: Annotated[str, '"auto", "cpu", "cuda"'] = "auto"
+    precision: Annotated[str, OneOf(("auto", "fp32", "bf16")), "auto: bf16 where the hardware multiplies it"] = "auto"
+    compile: Annotated[bool, "torch.compile: minutes at the start, faster steps after; for long runs on a GPU"] = False
+    deterministic: Annotated[bool, "the same results on a GPU every time, at some cost; a CPU gives them at none"] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.freeze != "none" and self.weights == "none":
             raise ParameterError(
                 f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
@@ -88,18 +83,9 @@ class TrainConfig:
         _ = self.augmentation, self.settings  # check theirs
 
     @property
-    def safe_precision(self) -> str:
-        """The precision, where "auto" is "fp32" for tiny images.
-
-        On maps of a single pixel, oneDNN's bf16 gradient of a strided convolution reads memory that it was not given, and
-        gives a NaN now and then (ResNet18 at 16 px, torch 2.14 on a CPU with AMX).
-        """
-        return "fp32" if self.precision == "auto" and self.image_size < _TINY else self.precision
-
-    @property
     def augmentation(self) -> Augmentation:
         """The settings of the augmentation."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Strengths)})
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import torch
 
 from mlkit.errors import MlkitError, ParameterError
 
+_TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
+
 
 @dataclass(frozen=True)
 class Device:
@@ -106,13 +108,16 @@ def memory_errors(setting: str) -> Iterator[None]:
 _LIMITED = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
-def choose_device(device: str = "auto", precision: str = "auto") -> Device:
-    """Device and precision for training and inference.
+def choose_device(device: str = "auto", precision: str = "auto", image_size: int | None = None) -> Device:
+    """Device and precision, by one rule for training and inference.
 
     Args:
         device: "auto" (a CUDA GPU if there is one), or any torch device name.
         precision: "auto", "fp32" or "bf16". Auto takes bf16 where the hardware multiplies it natively; a CPU without
             AVX512-BF16 or AMX emulates it, and is slower in bf16 than in float32.
+        image_size: side of the images in pixels; auto takes float32 for tiny ones. On maps of a single pixel, oneDNN's bf16
+            gradient of a strided convolution reads memory that it was not given, and gives a NaN now and then (ResNet18 at
+            16 px, torch 2.14 on a CPU with AMX).
 
     Raises:
         ParameterError: if the device is not there, or the precision is unknown.
@@ -128,6 +133,8 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
         raise ParameterError(f'precision is {precision!r}; it must be "auto", "fp32" or "bf16"')
     if precision != "auto":
         return Device(chosen, torch.bfloat16 if precision == "bf16" else None, "as asked")
+    if image_size is not None and image_size < _TINY:
+        return Device(chosen, None, "bf16 is unsafe on tiny images")
     native, why = native_bf16(chosen)
     return Device(chosen, torch.bfloat16 if native else None, why)
 

@@ -3,7 +3,7 @@
 Several networks together are an `Ensemble`, a network as well.
 """
 
-from collections import OrderedDict
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlkit.calibration import Calibration
 from mlkit.device import Device
 from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
+from mlkit.pretrained import imagenet_network, load_backbone, published_statistics
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,20 +34,30 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
     Args:
         backbone: name as in `torchvision.models.get_model`: resnet18, efficientnet_b0, convnext_tiny, vit_b_16 ...
         num_attributes: outputs of the head.
-        weights: "imagenet", "none", or a file: a state dict of the same backbone, or a model.pth of mlkit. The head is
-            always fresh.
+        weights: "imagenet", "none", or a file: a model.pth of mlkit, or a state dict of the same backbone, bare or as other
+            trainers wrap it, see `pretrained.load_backbone`. The head is always fresh.
         image_size: side in pixels, which vision transformers are built for.
 
     Raises:
         ParameterError: if torchvision has no such network, or none for images of that size, or its last layer is not linear.
         WeightsError: if the weights cannot be had or do not fit; never falls back to random ones.
     """
-    model = _network(backbone, image_size)
-    if weights != "none":
-        state = _imagenet_state(backbone) if weights == "imagenet" else _file_state(weights)
-        _load_backbone(model, state, backbone, weights, image_size)
+    _check(backbone, image_size)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if weights == "none" else published_statistics(backbone)
+    if weights == "imagenet":
+        model = _adapted(imagenet_network(backbone))
+        if getattr(model, "image_size", image_size) != image_size:  # a vision transformer
+            content, model = model.state_dict(), _fresh(backbone, image_size)
+            load_backbone(model, content, backbone, head_name(model, backbone), image_size, weights)
+    else:
+        model = _fresh(backbone, image_size)
+    if weights not in ("none", "imagenet"):
+        content = load_torch(resolve(weights))
+        meta = _meta_of(content, weights)
+        load_backbone(model, content, backbone, head_name(model, backbone), image_size, weights)
+        mean, std = meta.get("mean", mean), meta.get("std", std)
     _replace_head(model, backbone, num_attributes)
-    return model
+    return set_statistics(model, mean, std)
 
 
 class Ensemble(nn.Module):
@@ -73,6 +84,19 @@ class Ensemble(nn.Module):
         return (self.slope * logits + self.bias).mean(dim=0)
 
 
+def set_statistics(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Have a network's inputs normalised by these, per colour on 0..1; returns the network."""
+    model.statistics = tuple(mean), tuple(std)  # type: ignore[assignment]  # stored in model.pth, beside the weights
+    return model
+
+
+def statistics_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a network's inputs are normalised by; those of ImageNet unless it was told others."""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    statistics = getattr(model, "statistics", (IMAGENET_MEAN, IMAGENET_STD))
+    return statistics
+
+
 def normalise(pixels: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
     """Pixels (batch, H, W, 3) on 0..255 -> float32 (batch, 3, H, W), scaled to 0..1, then `(x - mean) / std` per channel.
 
@@ -88,10 +112,20 @@ def normalise(pixels: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tupl
 
 
 def compute_logits(model: nn.Module, pixels: Tensor, device: Device) -> Tensor:
-    """Float32 logits (batch, attributes) of pixels (batch, H, W, 3) on 0..255, in the device's precision."""
+    """Float32 logits (batch, attributes) of pixels (batch, H, W, 3) on 0..255, in the device's precision.
+
+    The one way from pixels to logits: of training, of its evaluation (in two halves where the lower layers are frozen, see
+    `stages.Stages`), of `Predictor`.
+    """
+    inputs = normalise(pixels.to(device.device, non_blocking=True), *statistics_of(model))
+    return forward(model, inputs, device).float()
+
+
+def forward(model: nn.Module, inputs: Tensor, device: Device) -> Tensor:
+    """What a network or a part of it makes of its inputs, in the device's precision."""
     with device.autocast():
-        logits: Tensor = model(normalise(pixels.to(device.device, non_blocking=True)))
-    return logits.float()
+        outputs: Tensor = model(inputs)
+    return outputs
 
 
 def place(model: nn.Module, device: Device) -> nn.Module:
@@ -125,7 +159,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if "members" in meta:
         model = Ensemble(networks, [Calibration.from_dict(part["calibration"]) for part in parts])
     model.load_state_dict(content["state_dict"])
-    return model.eval(), meta
+    return set_statistics(model.eval(), meta.get("mean", IMAGENET_MEAN), meta.get("std", IMAGENET_STD)), meta
 
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> None:
@@ -146,7 +180,8 @@ def load_torch(path: str | Path) -> Any:
         WeightsError: if the file is missing or cannot be read in that way.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, by which others keep their settings
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{shown(path)}: no such file; check the path") from None
     except MemoryError:
@@ -156,17 +191,18 @@ def load_torch(path: str | Path) -> Any:
         raise WeightsError(f"{shown(path)} is not a file of plain weights ({reason[:120]})") from None
 
 
-def _network(backbone: str, image_size: int) -> nn.Module:
+def _check(backbone: str, image_size: int) -> None:
     known = models.list_models(module=models)
     if backbone not in known:
         raise ParameterError(f"torchvision has no classification network {backbone!r}{nearest(backbone, known)}")
-    options: dict[str, Any] = {}
-    if backbone.startswith("vit_"):
-        patch = int(backbone.rpartition("_")[2])
-        if image_size % patch:
-            near = max(patch, round(image_size / patch) * patch)
-            raise ParameterError(f"image_size is {image_size}; {backbone} needs a multiple of {patch}, {near} say")
-        options["image_size"] = image_size
+    if backbone.startswith("vit_") and image_size % (patch := int(backbone.rpartition("_")[2])):
+        near = max(patch, round(image_size / patch) * patch)
+        raise ParameterError(f"image_size is {image_size}; {backbone} needs a multiple of {patch}, {near} say")
+
+
+def _fresh(backbone: str, image_size: int) -> nn.Module:
+    """A network of torchvision with random weights."""
+    options: dict[str, Any] = {"image_size": image_size} if backbone.startswith("vit_") else {}
     if backbone in ("googlenet", "inception_v3"):
         # what torchvision itself sets for its weights; without them it only rescales the input
         options.update(transform_input=True, init_weights=True)
@@ -174,61 +210,29 @@ def _network(backbone: str, image_size: int) -> nn.Module:
         model: nn.Module = models.get_model(backbone, weights=None, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ParameterError(f"{backbone} cannot be built for images of {image_size} px ({error})") from None
+    return _adapted(model)
+
+
+def _adapted(model: nn.Module) -> nn.Module:
+    """Let running statistics follow a short training, and take auxiliary outputs off."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
             module.momentum = max(module.momentum, _MOMENTUM)
     if getattr(model, "aux_logits", False):
-        model.aux_logits = False  # type: ignore[assignment]  # auxiliary outputs serve training from scratch on ImageNet only
+        model.aux_logits = False  # type: ignore[assignment]  # they serve training from scratch on ImageNet only
         for name in ("AuxLogits", "aux1", "aux2"):
             if hasattr(model, name):
                 setattr(model, name, None)
     return model
 
 
-def _imagenet_state(backbone: str) -> dict[str, Tensor]:
-    weights = models.get_model_weights(backbone).DEFAULT
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-        return state
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"the ImageNet weights of {backbone} could not be loaded ({error}). Three ways out: "
-            f"place {weights.url} at {file}; "
-            'give a file, weights = "path/to/weights.pth"; or train from scratch, weights = "none"'
-        ) from None
-
-
-def _file_state(weights: str) -> dict[str, Tensor]:
-    content = load_torch(resolve(weights))
-    if isinstance(content, dict) and "state_dict" in content:
-        if members := content.get("meta", {}).get("members"):
-            names = ", ".join(member["run"] for member in members)
-            raise WeightsError(
-                f"{weights} is an ensemble of several networks; give the model.pth of one of its runs: {names}"
-            )
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{weights} holds no state dict; give one of the same backbone, or a model.pth of mlkit")
-    return content
-
-
-def _load_backbone(model: nn.Module, state: dict[str, Tensor], backbone: str, weights: str, image_size: int) -> None:
-    if "encoder.pos_embedding" in state:
-        state = models.vision_transformer.interpolate_embeddings(image_size, model.patch_size, state)
-    head = head_name(model, backbone)
-    own = model.state_dict()
-    versions = getattr(state, "_metadata", None)  # of layers; some networks ask for them
-    state = OrderedDict((k, v) for k, v in state.items() if not k.startswith(("aux", "AuxLogits", f"{head}.")))
-    wanted = {name for name in own if not name.startswith(f"{head}.")}
-    wrong = sorted(wanted ^ set(state)) or [name for name in wanted if own[name].shape != state[name].shape]
-    if wrong:
-        raise WeightsError(
-            f"{weights} does not fit {backbone}: {len(wrong)} entries are missing, unknown or of another shape, {wrong[0]} "
-            "for one; give weights of this backbone"
-        )
-    state._metadata = versions  # type: ignore[attr-defined]
-    model.load_state_dict(state, strict=False)
+def _meta_of(content: Any, weights: str) -> dict[str, Any]:
+    """What a file says of itself if it is a model.pth of mlkit."""
+    meta = content.get("meta", {}) if isinstance(content, dict) and "format" in content else {}
+    if members := meta.get("members"):
+        names = ", ".join(member["run"] for member in members)
+        raise WeightsError(f"{weights} is an ensemble of several networks; give the model.pth of one of its runs: {names}")
+    return dict(meta)
 
 
 def head_name(model: nn.Module, backbone: str) -> str:

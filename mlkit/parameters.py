@@ -1,8 +1,8 @@
 """Parameters as people give them (`-p name value`, YAML files), checked and converted against known names and defaults."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -15,7 +15,7 @@ from mlkit.files import shown
 
 # Those of a training that say where the data is and how it is read, with their defaults; the others are of `TrainConfig`.
 DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
-_AUTO = {"batch_size"}  # numbers that may be left to mlkit
+_HUGE = 1e6  # bounds from here on are against slips, and not worth telling
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -36,15 +36,26 @@ class Between:
         if not self.low <= value <= self.high:
             raise ParameterError(f"{name} is {value}; it must be at least {self.low}{self._end(' and at most')}")
 
+    def __str__(self) -> str:
+        if self.open:
+            return f"above {self.low:g}{self._end(' and below')}"
+        return f"{self.low:g} to {self.high:g}" if self.high < _HUGE else f"from {self.low:g}"
+
     def _end(self, words: str) -> str:
         return f"{words} {self.high:g}" if math.isfinite(self.high) else ""
 
 
+@dataclass(frozen=True)
 class OneOf:
-    """Choices of a text in the annotation of a field: `Annotated[str, OneOf("adam", "adamw")]`."""
+    """Choices of a text in the annotation of a field: `Annotated[str, OneOf(("adam", "adamw"))]`.
 
-    def __init__(self, *choices: str) -> None:
-        self.choices = choices
+    A registry (a mapping) is asked each time: what is added to it is a choice at once.
+    """
+
+    choices: Collection[str]
+
+    def __str__(self) -> str:
+        return ", ".join(self.choices)
 
     def check(self, name: str, value: Any) -> None:
         """Raise ParameterError, with the nearest choice, if a text is none of them."""
@@ -52,33 +63,83 @@ class OneOf:
             raise ParameterError(f"{name} is {value!r}{nearest(value, self.choices)}")
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """What is known of a parameter: of a dataclass field from its annotation, of a notebook's from its default.
+
+    Attributes:
+        name: its name.
+        default: its value where none is given.
+        types: plain types that it may have.
+        rules: `Between`, `OneOf`.
+        meaning: for people.
+    """
+
+    name: str
+    default: Any
+    types: tuple[type, ...]
+    rules: tuple[Between | OneOf, ...] = ()
+    meaning: str = ""
+
+    @classmethod
+    def like(cls, name: str, default: Any) -> "Parameter":
+        """One of the type of its default."""
+        return default if isinstance(default, cls) else cls(name, default, (type(default),))
+
+    @property
+    def words(self) -> list[str]:
+        """Text that stands beside values of other types."""
+        choices = [word for rule in self.rules if isinstance(rule, OneOf) for word in rule.choices]
+        return choices if len(self.types) > 1 else []
+
+    @property
+    def kinds(self) -> list[type]:
+        """Its types, without text where that is one of a few words."""
+        return [kind for kind in self.types if kind is not str or not self.words]
+
+    @property
+    def allowed(self) -> str:
+        """Its bounds and choices, for people; empty where any value of its type will do."""
+        return " or ".join(str(rule) for rule in self.rules)
+
+    def check(self, value: Any) -> None:
+        """Raise ParameterError if a value is of another type, or against the rules."""
+        if value not in self.words and not any(_is_a(value, kind) for kind in self.kinds):
+            kinds = [*(_KINDS[kind] for kind in self.kinds), *(f'"{word}"' for word in self.words)]
+            raise ParameterError(f"{self.name} is {value!r}; it must be {' or '.join(kinds)}")
+        for rule in self.rules:
+            rule.check(self.name, value)
+
+    def convert(self, value: Any) -> Any:
+        """A value as people give it ("false", "1e-3"), in the parameter's type; ParameterError if it is of another."""
+        return value if value in self.words else _converted(self.name, value, self.default, self.kinds[0])
+
+
+@cache
+def parameters_of(settings: Any) -> dict[str, Parameter]:
+    """Parameters of a dataclass, by field; those of types that are not plain are not in it."""
+    found = {}
+    hints = get_type_hints(settings, include_extras=True)
+    for field in sorted(fields(settings), key=lambda field: field.name not in settings.__annotations__):  # its own first
+        hint, *notes = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (hints[field.name],)
+        types = get_args(hint) if get_origin(hint) is UnionType else (get_origin(hint) or hint,)
+        if set(types) <= set(_KINDS):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            rules = tuple(note for note in notes if not isinstance(note, str))
+            meaning = " ".join(note for note in notes if isinstance(note, str))
+            found[field.name] = Parameter(field.name, default, types, rules, meaning)
+    return found
+
+
 def check_fields(settings: Any) -> None:
-    """Check every field of a dataclass by its annotation: the type, then `Between` and `OneOf`.
+    """Check every field of a dataclass by its annotation: `Annotated[int, Between(1, 10), "what it means"]`.
 
     Raises:
         ParameterError: naming the first field that is wrong, what it is, and what it must be.
     """
     kind: Any = type(settings)
-    for name, (types, rules) in _annotations(kind).items():
-        value = getattr(settings, name)
-        words = [word for rule in rules if isinstance(rule, OneOf) for word in rule.choices] if len(types) > 1 else []
-        if not any(_is_a(value, wanted) for wanted in types) or (words and isinstance(value, str) and value not in words):
-            kinds = [_KINDS[wanted] for wanted in types if not words or wanted is not str] + [f'"{word}"' for word in words]
-            raise ParameterError(f"{name} is {value!r}; it must be {' or '.join(kinds)}")
-        for rule in rules:
-            rule.check(name, value)
-
-
-@cache
-def _annotations(settings: type) -> dict[str, tuple[tuple[type, ...], tuple[Any, ...]]]:
-    """Field -> its plain types, and the rules of its annotation; fields of other types are not in it."""
-    found = {}
-    for name, hint in get_type_hints(settings, include_extras=True).items():
-        hint, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        types = get_args(hint) if get_origin(hint) is UnionType else (get_origin(hint) or hint,)
-        if set(types) <= set(_KINDS):
-            found[name] = types, tuple(rules)
-    return found
+    for name, parameter in parameters_of(kind).items():
+        parameter.check(getattr(settings, name))
 
 
 def _is_a(value: Any, wanted: type) -> bool:
@@ -106,29 +167,26 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The given values, each converted to the type of its default.
+    """The given values, each converted to the type of its parameter.
 
     Args:
         given: name -> value; text is converted ("false" to False, "1e-3" to 0.001).
-        known: name -> default.
+        known: name -> `Parameter`, or its default.
 
     Raises:
         ParameterError: for an unknown name, with the nearest known one, or a value of another type.
     """
-    return {name: _converted(name, value, known) for name, value in given.items()}
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"unknown parameter {name!r}{nearest(name, known)}")
+    return {name: Parameter.like(name, known[name]).convert(value) for name, value in given.items()}
 
 
-def _converted(name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if name not in known:
-        raise ParameterError(f"unknown parameter {name!r}{nearest(name, known)}")
-    default = known[name]
-    wanted = type(default)
+def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
     if wanted is bool:
         converted = _BOOLEANS.get(value.lower()) if isinstance(value, str) else value
         if isinstance(converted, bool):
             return converted
-    elif value == "auto" and name in _AUTO:
-        return value
     elif wanted in (int, float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -146,7 +204,7 @@ def _converted(name: str, value: Any, known: Mapping[str, Any]) -> Any:
             except yaml.YAMLError:
                 value = None
         if isinstance(value, list):
-            return [_converted(name, item, {name: default[0]}) for item in value] if default else value
+            return [_converted(name, item, default[0], type(default[0])) for item in value] if default else value
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
     kind = _KINDS.get(wanted, f"a {wanted.__name__}")

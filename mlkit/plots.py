@@ -318,8 +318,9 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     """Probability of each attribute of one image against its threshold; takes rows of `Predictor.predict`."""
     top = table.iloc[most_telling(table.probability - table.threshold)]
     places = np.arange(len(top))
-    bars = ax.barh(places, top.probability, color=[YES if present else UNKNOWN for present in top.present])
-    ax.bar_label(bars, [f" {p:.2f}" for p in top.probability])
+    colours = [YES if present else UNKNOWN for present in top.probability >= top.threshold]
+    bars = ax.barh(places, top.probability.fillna(0), color=colours)
+    ax.bar_label(bars, [f" {p:.2f}" if p >= 0 else " NA: never seen in training" for p in top.probability])
     ax.vlines(top.threshold, places - 0.45, places + 0.45, color="black", linestyle=":", label="threshold")
     title = partly("Predicted attributes (blue: present)", len(top), len(table), "furthest above the threshold")
     ax.set(title=title, xlabel="probability", xlim=(0, 1.15))

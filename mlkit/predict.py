@@ -40,10 +40,14 @@ class Predictor:
         self._calibration = Calibration.from_dict(meta["calibration"])
 
     @classmethod
-    def load(cls, source: str | Path = "", device: str = "auto", precision: str = "auto") -> "Predictor":
+    def load(cls, source: str | Path = "", device: str = "auto", precision: str = "") -> "Predictor":
         """Load the model of a run (name or folder), a model file, or (empty) the newest finished run.
 
         A model whose training is not finished says so on screen.
+
+        Args:
+            source: run, file or nothing.
+            device, precision: as for `choose_device`; the precision of the training unless another is asked for.
 
         Raises:
             RunError: if there is no such run or file.
@@ -55,7 +59,8 @@ class Predictor:
         if not path.is_file():
             raise RunError(f"{shown(path)}: no such model; train one with notebook 02 or `mlkit train`")
         model, meta = load_model(path)
-        predictor = cls(model, meta, choose_device(device, precision), shown(path) if run is None else str(run))
+        chosen = choose_device(device, precision or meta.get("precision", "auto"), meta["image_size"])
+        predictor = cls(model, meta, chosen, shown(path) if run is None else str(run))
         if not predictor.finished:
             say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
         return predictor
@@ -76,6 +81,11 @@ class Predictor:
     def attributes(self) -> list[str]:
         return list(self.meta["attributes"])
 
+    @property
+    def never_seen(self) -> list[str]:
+        """Attributes that were unknown in all training images, of which the model knows nothing."""
+        return list(self.meta.get("never_seen", []))
+
     @torch.inference_mode()
     def predict(
         self, images: str | Path | Sequence[str | Path], on_error: Callable[[ImageError], Any] | None = None
@@ -87,7 +97,8 @@ class Predictor:
             on_error: called for each file that cannot be decoded, which is then left out; None raises for the first one.
 
         Returns:
-            Columns image, attribute, probability (0..1), threshold, present; images in the order given.
+            Columns image, attribute, probability (0..1), threshold, present; images in the order given. An attribute that
+            was unknown in all training images has no probability (NaN), and present is NA.
 
         Raises:
             ImageError: for a file that cannot be decoded.
@@ -112,6 +123,8 @@ class Predictor:
                     parts.append(self._calibration.probabilities(logits.cpu().numpy()))
                 progress.update(len(chunk))
         probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.attributes)), np.float32)
+        unseen = np.isin(self.attributes, self.never_seen)
+        probabilities[:, unseen] = np.nan
         thresholds = np.array([self.meta["thresholds"][name] for name in self.attributes])
         return pd.DataFrame(
             {
@@ -119,7 +132,7 @@ class Predictor:
                 "attribute": np.tile(np.array(self.attributes, dtype=object), len(good)),
                 "probability": probabilities.ravel(),
                 "threshold": np.tile(thresholds, len(good)),
-                "present": (probabilities >= thresholds).ravel(),
+                "present": pd.arrays.BooleanArray((probabilities >= thresholds).ravel(), np.tile(unseen, len(good))),
             }
         )
 

@@ -82,7 +82,8 @@ class Judged:
             attributes=attributes,
             logits=logits,
             probabilities=probabilities,
-            targets=np.where(np.isnan(targets), -1, targets).astype(np.int8),
+            # what was never seen in training has no probability, and cannot be judged
+            targets=np.where(np.isnan(targets) | np.isnan(probabilities), -1, targets).astype(np.int8),
             thresholds=np.array([row["threshold"] for row in facts["attributes"].values()], np.float64),
             prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
             judging=facts.get("judging", ""),

@@ -16,7 +16,7 @@ from mlkit.device import Device
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import check_space
 from mlkit.mapped import MappedRows
-from mlkit.model import head_name, normalise
+from mlkit.model import forward, head_name, normalise, statistics_of
 from mlkit.progress import bar
 
 _BATCH = 64
@@ -57,18 +57,15 @@ class Stages:
 
     def activations(self, pixels: Tensor) -> Tensor:
         """Outputs of the lower stage for pixels (batch, H, W, 3) on 0..255; without one, the normalised pixels."""
-        inputs = normalise(pixels)
+        inputs = normalise(pixels, *statistics_of(self.network))
         if self.lower is None:
             return inputs
-        with torch.no_grad(), self.device.autocast():
-            outputs: Tensor = self.lower(inputs)
-        return outputs
+        with torch.no_grad():
+            return forward(self.lower, inputs, self.device)
 
     def logits(self, activations: Tensor) -> Tensor:
         """Float32 logits (batch, attributes)."""
-        with self.device.autocast():
-            logits: Tensor = self.upper(activations)
-        return logits.float()
+        return forward(self.upper, activations, self.device).float()
 
 
 class Activations:

@@ -16,7 +16,7 @@ from mlkit.device import Device, largest_batch
 from mlkit.errors import ParameterError, RunError
 from mlkit.feed import Feed
 from mlkit.losses import LOSSES, get_loss
-from mlkit.model import build_model, load_model, place
+from mlkit.model import build_model, compute_logits, load_model, place
 from mlkit.objective import Objective, Targets, image_weights
 from mlkit.optim import WeightAverage, build_optimizer
 from mlkit.progress import say
@@ -195,11 +195,10 @@ def model_logits(model: Path, dataset: MultiLabelDataset, indices: np.ndarray, d
     network, meta = load_model(model)
     if meta["attributes"] != dataset.attributes or meta["image_size"] != dataset.image_size:
         raise ParameterError("the model has other attributes or another image_size than the data")
-    stages = Stages(place(network, device), meta["backbone"], "none", device)
-    network.eval()
+    place(network, device)
     order = np.array_split(indices, -(-len(indices) // _EVALUATION_BATCH))
     batches = Feed(dataset, device.device).batches(order)
-    return torch.cat([stages.logits(stages.activations(pixels)) for _, pixels, _ in batches])
+    return torch.cat([compute_logits(network, pixels, device) for _, pixels, _ in batches])
 
 
 def learning_rate_range(

@@ -55,7 +55,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         MlkitError: if the device, the weights or the data cannot be used as asked, its memory does not suffice, or another
             process trains into the run.
     """
-    device = choose_device(config.device, config.safe_precision)
+    device = choose_device(config.device, config.precision, config.image_size)
     with (
         run.claimed(),
         determinism(device.device, config.deterministic),
@@ -81,7 +81,7 @@ def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
 
 def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> pd.DataFrame:
     """The learning-rate range test of a configuration, see `step.learning_rate_range`; leaves nothing behind."""
-    device = choose_device(config.device, config.safe_precision)
+    device = choose_device(config.device, config.precision, config.image_size)
     training = np.flatnonzero(split_dataset(dataset, config) == "train")
     with tempfile.TemporaryDirectory() as folder:
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
@@ -205,7 +205,7 @@ def _judge_epoch(
     best = state.best_epoch == 0 or _better(worth, state.epochs[state.best_epoch - 1])
     if best:
         state.best_epoch = epoch
-        save_model(run / "model.pth", step.network, model_meta(dataset, config, epoch))
+        save_model(run / "model.pth", step.network, model_meta(step.network, dataset, config, prevalence, epoch))
     over = f" over {mean.attrs['over']}" if mean.attrs["left_out"] else ""
     say(
         f"epoch {epoch}/{config.epochs}: training loss {worth['training_loss']:.4f}, validation loss "

@@ -1,7 +1,7 @@
 """The verdict that ends a training: calibration and thresholds by the validation images, worth by the test images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,22 +15,31 @@ from mlkit.calibration import Calibration
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.metrics import DEFAULT_THRESHOLD, evaluate, macro, micro
-from mlkit.model import IMAGENET_MEAN, IMAGENET_STD, load_model, save_model
+from mlkit.model import load_model, save_model, statistics_of
+from mlkit.progress import say
 from mlkit.runs import Run
 from mlkit.step import TrainingStep
 from mlkit.thresholds import choose_thresholds
 
 
-def model_meta(dataset: MultiLabelDataset, config: TrainConfig, epoch: int) -> dict[str, Any]:
-    """What model.pth says of itself while the training goes on: uncalibrated, thresholds at 0.5."""
+def model_meta(
+    network: nn.Module, dataset: MultiLabelDataset, config: TrainConfig, prevalence: np.ndarray, epoch: int
+) -> dict[str, Any]:
+    """What model.pth says of itself while the training goes on: uncalibrated, thresholds at 0.5.
+
+    `prevalence` is that of the training images, NaN for an attribute that they never show.
+    """
+    mean, std = statistics_of(network)
     return {
         "attributes": dataset.attributes,
         "image_size": config.image_size,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "mean": list(mean),
+        "std": list(std),
+        "precision": config.precision,
         "backbone": config.backbone,
         "weights": config.weights,
         "loss": config.loss,
+        "never_seen": [name for name, share in zip(dataset.attributes, prevalence, strict=True) if np.isnan(share)],
         "calibration": calibration.from_pos_weight(dataset.attributes).to_dict(),
         "thresholds": dict.fromkeys(dataset.attributes, DEFAULT_THRESHOLD),
         "epoch": epoch,
@@ -102,7 +111,7 @@ def judge(
         run: where to write.
         model: the model.
         meta: what model.pth says of it; calibration, thresholds and metrics are filled in.
-        parts: "validation" and "test".
+        parts: "validation" and "test". What is known there of attributes that were never seen in training does not count.
         prevalence: (attributes,), share of positives among the known training cells.
         policy: of the thresholds, see `thresholds.choose_thresholds`.
         pos_weight: of the loss, see `calibration.fit`; None leaves the model uncalibrated.
@@ -111,14 +120,17 @@ def judge(
     Returns:
         See `metrics.evaluate`.
     """
-    names, validation = list(meta["attributes"]), parts["validation"]
+    names = list(meta["attributes"])
+    unseen = np.isin(names, meta.get("never_seen", []))
+    judging = {side: replace(part, targets=np.where(unseen, -1, part.targets)) for side, part in parts.items()}
+    validation = judging["validation"]
     calibrator = Calibration.from_dict(meta["calibration"])
     if pos_weight is not None:
         calibrator = calibration.fit(validation.logits, validation.targets, names, pos_weight)
     probabilities = {side: calibrator.probabilities(part.logits) for side, part in parts.items()}
     thresholds = choose_thresholds(probabilities["validation"], validation.targets, names, policy).threshold
     judged_on = "test" if len(parts["test"].images) else "validation"
-    p, y = probabilities[judged_on], parts[judged_on].targets
+    p, y = probabilities[judged_on], judging[judged_on].targets
     table = evaluate(p, y, names, prevalence, thresholds.to_numpy())
     mean = macro(table)
     meta = meta | {
@@ -127,6 +139,9 @@ def judge(
         "metrics": {"judged_on": judged_on, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
     save_model(run / "model.pth", model, meta)
+    if unseen.any():
+        say(f"never seen in training, NA in predictions: {', '.join(np.array(names)[unseen])}")
+        probabilities = {side: np.where(unseen, np.nan, values) for side, values in probabilities.items()}
     run.write_table(
         "predictions.csv", pd.concat([_table(side, part, names, probabilities[side]) for side, part in parts.items()])
     )

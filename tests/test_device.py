@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlkit import device as device_module
 from mlkit.device import Stopwatch, choose_device, determinism, largest_batch, memory_errors
 from mlkit.errors import MlkitError, ParameterError
 
@@ -78,3 +79,10 @@ def test_determinism_is_restored_after(wanted):
     with determinism(torch.device("cpu"), wanted):
         assert torch.are_deterministic_algorithms_enabled() == wanted
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_tiny_images_are_never_computed_in_bf16_unless_asked(monkeypatch):
+    monkeypatch.setattr(device_module, "native_bf16", lambda _: (True, "for the test"))
+    assert choose_device("cpu", "auto", 16).dtype is None
+    assert choose_device("cpu", "bf16", 16).dtype == torch.bfloat16
+    assert choose_device("cpu", "auto", 32).dtype == choose_device("cpu").dtype == torch.bfloat16

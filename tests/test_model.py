@@ -3,7 +3,6 @@ import resource
 import pytest
 import torch
 from torch import nn
-from torchvision import models
 
 from mlkit.calibration import from_pos_weight
 from mlkit.device import choose_device
@@ -20,37 +19,9 @@ def test_any_network_gets_a_head_of_one_logit_per_attribute(backbone):
         assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
-def test_unknown_network_names_the_nearest_and_one_without_linear_head_is_refused():
+def test_unknown_network_names_the_nearest():
     with pytest.raises(ParameterError, match="did you mean 'resnet18'"):
         build_model("resnet_18", 3, "none")
-    with pytest.raises(ParameterError, match="the last layer of squeezenet1_0 is Conv2d"):
-        build_model("squeezenet1_0", 3, "none")
-
-
-def test_imagenet_weights_are_taken_from_where_the_download_would_put_them(tmp_path, monkeypatch):
-    donor = models.resnet18(num_classes=1000)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    # torchvision checks the hash of the downloaded content, which a file of ours cannot have
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", _from_cache(tmp_path))
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", _from_cache(tmp_path))
-    place_at = tmp_path / "checkpoints" / models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
-    place_at.parent.mkdir()
-    torch.save(donor.state_dict(), place_at)
-    model = build_model("resnet18", 3, "imagenet")
-    torch.testing.assert_close(model.layer1[0].conv1.weight, donor.layer1[0].conv1.weight)
-
-
-def _from_cache(folder):
-    return lambda url, **_: torch.load(folder / "checkpoints" / url.rsplit("/", 1)[1], weights_only=True)
-
-
-def test_weights_that_cannot_be_downloaded_name_the_three_ways_out(tmp_path, monkeypatch):
-    def unreachable(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(WeightsError, match=r"place https.* at .*resnet18.*weights = \"path.*weights = \"none\""):
-        build_model("resnet18", 3, "imagenet")
 
 
 def test_network_that_asks_for_the_version_of_its_layers_comes_back(tmp_path):
@@ -66,12 +37,6 @@ def test_weights_from_a_file_fill_the_backbone_and_leave_the_head_fresh(tmp_path
     model = build_model("resnet18", 3, str(tmp_path / "weights.pth"))
     torch.testing.assert_close(model.layer4[1].conv2.weight, donor.layer4[1].conv2.weight)
     assert model.fc.out_features == 3
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="does not fit resnet18"):
-        build_model("resnet18", 3, str(tmp_path / "other.pth"))
 
 
 def test_model_file_gives_the_same_network_and_metadata_back(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from mlkit.errors import ParameterError
-from mlkit.parameters import check_parameters, read_parameters
+from mlkit.parameters import check_parameters, parameters_of, read_parameters
 
 KNOWN = {
     "learning_rate": 0.1,
@@ -118,3 +118,24 @@ def test_missing_yaml_file_is_refused(tmp_path):
         read_parameters(tmp_path / "absent.yaml")
     with pytest.raises(ParameterError, match="cannot be read"):
         read_parameters(tmp_path)
+
+
+def test_every_setting_of_a_training_has_a_meaning_and_is_listed(capsys):
+    from mlkit.cli import main
+    from mlkit.config import TrainConfig
+
+    assert main(["train", "--help-parameters"]) == 0
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name, parameter in parameters_of(TrainConfig).items():
+        assert parameter.meaning in listed[name], name
+        assert parameter.meaning
+        assert parameter.allowed in listed[name]
+
+
+def test_a_loss_that_is_added_to_the_registry_is_a_choice_at_once(monkeypatch):
+    from mlkit.config import TrainConfig
+    from mlkit.losses import LOSSES
+
+    monkeypatch.setitem(LOSSES, "ninth", LOSSES["masked_bce"])
+    assert TrainConfig(loss="ninth").pos_weight_policy == "balanced"
+    assert "ninth" in parameters_of(TrainConfig)["loss"].allowed

@@ -25,7 +25,7 @@ FLOORS = [
     ["files", "progress", "losses", "device", "mapped", "feed", "metrics", "calibration"],
     ["labels", "images", "runs", "parameters", "thresholds", "intervals"],
     ["augment"],
-    ["labelfile", "config", "board"],
+    ["labelfile", "config", "board", "pretrained"],
     ["cache", "sample", "model", "plots", "objective", "optim"],
     ["dataset", "predict", "evaluation_plots", "suspects", "report"],
     ["stages", "duplicates", "missingness", "comparison"],

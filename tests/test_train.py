@@ -355,12 +355,6 @@ def test_diverged_training_says_so_and_what_to_do(dataset, sample):
         start("a", replace(CONFIG, learning_rate=1e30), dataset, sample)
 
 
-def test_tiny_images_are_never_trained_in_bf16_unless_asked():
-    assert TrainConfig(image_size=16).safe_precision == "fp32"
-    assert TrainConfig(image_size=16, precision="bf16").safe_precision == "bf16"
-    assert TrainConfig(image_size=32).safe_precision == "auto"
-
-
 def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dataset, sample):
     seen = []
 

@@ -76,7 +76,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     Raises:
         MlkitError: if the device, the network or the images cannot be used as asked.
     """
-    device = choose_device(config.device, config.precision)
+    device = choose_device(config.device, config.precision, config.image_size)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     settings = TrainConfig(
         image_size=config.image_size,

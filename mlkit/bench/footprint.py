@@ -93,7 +93,7 @@ def read_cache(
     write_labels(from_codes(np.ones((count, 4)), names, "abcd"), labels)
     dataset = MultiLabelDataset.from_files(str(images), str(labels), image_size)
 
-    target = choose_device(device, precision)
+    target = choose_device(device, precision, image_size)
     model = place(build_model(backbone, 4, "none", image_size), target).train()
     optimizer = torch.optim.Adam(model.parameters(), fused=target.device.type in ("cpu", "cuda"))
     every = max(1, -(-count // batch_size) // STEPS)

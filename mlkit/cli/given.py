@@ -1,6 +1,7 @@
 """What a person gives on the command line: parameters, files of them, data."""
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,15 @@ def given_parameters(
     if options.images:
         given |= {"images": shown(Path(options.images).absolute()), "labels": shown(Path(options.labels).absolute())}
     return given
+
+
+def settings_table(kind: Any) -> str:
+    """Every setting of a dataclass with its default, what it may be, and its meaning."""
+    from mlkit.parameters import parameters_of
+
+    rows = [("setting", "default", "meaning")]
+    for name, parameter in parameters_of(kind).items():
+        allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
+        rows.append((name, json.dumps(parameter.default), parameter.meaning + allowed))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{name:{widths[0]}}  {default:{widths[1]}}  {meaning}" for name, default, meaning in rows)

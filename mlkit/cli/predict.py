@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import nullcontext
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
     )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda")
     command.set_defaults(command=predict)
 
 
@@ -28,12 +30,12 @@ def predict(options: argparse.Namespace) -> int:
     broken: list[ImageError] = []
     source = options.model if not options.model.endswith((".pth", ".pt")) else Path(options.model).absolute()
     paths = [file for image in options.images for file in _files(Path(image).absolute())]
-    predictor = Predictor.load(source)
+    predictor = Predictor.load(source, options.device)
     print(f"model: {predictor}")
     with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
         table = predictor.predict(paths, broken.append)
         if file:
-            table.to_csv(file, index=False)
+            table.to_csv(file, index=False, na_rep="NA")
     for error in broken:
         print(f"mlkit: {error}", file=sys.stderr)
     if not options.csv:
@@ -46,7 +48,10 @@ def print_predictions(table: Any) -> None:
     for image, rows in table.groupby("image", sort=False):
         print(f"prediction for {shown(str(image))}")
         for row in rows.itertuples():
-            print(f"  {row.attribute:24} {row.probability:6.3f}  {'yes' if row.present else 'no'}")
+            answer = "    NA  never seen in training"
+            if not isnan(row.probability):
+                answer = f"{row.probability:6.3f}  {'yes' if row.present else 'no'}"
+            print(f"  {row.attribute:24} {answer}")
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """`mlkit study`: the methods for missing labels, compared on data with complete labels."""
 
 import argparse
-import dataclasses
 from typing import Any
 
 from mlkit.cli.given import data_options, given_parameters
@@ -19,16 +18,14 @@ def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
     from mlkit.config import TrainConfig
     from mlkit.dataset import MultiLabelDataset
-    from mlkit.parameters import DATA, check_parameters
+    from mlkit.parameters import DATA, check_parameters, parameters_of
     from mlkit.sample import FOLDER, ensure_sample
     from mlkit.study import run_study
     from mlkit.study.findings import advice, differences
     from mlkit.study.grid import Study
 
     where = {**DATA, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
-    training = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    asked = dataclasses.asdict(Study())
-    del asked["config"]
+    training, asked = parameters_of(TrainConfig), parameters_of(Study)
     values = where | check_parameters(given_parameters(options, standard="study"), where | training | asked)
     data = {name: values.pop(name) for name in where}
     config = TrainConfig(**{name: value for name, value in values.items() if name in training})

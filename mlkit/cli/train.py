@@ -1,11 +1,10 @@
 """`mlkit train`: one training without a notebook, or every fold of a cross-validation."""
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import data_options, given_parameters
+from mlkit.cli.given import data_options, given_parameters, settings_table
 from mlkit.files import shown
 
 
@@ -16,22 +15,26 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--folds", type=int, metavar="K", help="K-fold cross-validation: K runs NAME-fold0 ..., results in NAME-folds"
     )
+    command.add_argument("--help-parameters", action="store_true", help="list every setting: default, choices, meaning")
     command.set_defaults(command=train)
 
 
 def train(options: argparse.Namespace) -> int:
     """Train without a notebook: what notebook 02 does, once or for every fold of a cross-validation."""
     from mlkit.config import TrainConfig
+
+    if options.help_parameters:
+        print(settings_table(TrainConfig))
+        return 0
     from mlkit.dataset import MultiLabelDataset
     from mlkit.errors import ParameterError
     from mlkit.metrics import macro
-    from mlkit.parameters import DATA, check_parameters
+    from mlkit.parameters import DATA, check_parameters, parameters_of
     from mlkit.runs import Run
     from mlkit.sample import ensure_sample
     from mlkit.train import train as train_model
 
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    values = DATA | check_parameters(given_parameters(options), DATA | defaults)
+    values = DATA | check_parameters(given_parameters(options), DATA | parameters_of(TrainConfig))
     data = {name: values.pop(name) for name in DATA}
     if options.folds is not None:
         if {"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2:

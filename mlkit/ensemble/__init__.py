@@ -128,10 +128,13 @@ def _meta(members: Sequence[_Member]) -> dict[str, Any]:
     metas = [member.meta for member in members]
     each = {name: ", ".join(str(meta[name]) for meta in metas) for name in ("backbone", "weights", "loss", "epoch")}
     own = (*each, "calibration")
+    precisions = {meta.get("precision", "auto") for meta in metas}
     return {
         **metas[0],
         **each,
         "backbone": f"ensemble of {each['backbone']}",
+        "precision": precisions.pop() if len(precisions) == 1 else "auto",
+        "never_seen": [name for name in metas[0]["attributes"] if any(name in meta.get("never_seen", ()) for meta in metas)],
         "trained": max(meta.get("trained", "") for meta in metas),
         "members": [{"run": member.name, **{name: member.meta[name] for name in own}} for member in members],
         "mlkit_version": mlkit.__version__,

@@ -5,7 +5,7 @@ images (these choose calibration and thresholds) or one of its test images (thes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -64,10 +64,12 @@ class Votes:
         names, parts = list(runs), {(i, s): Judged.read(run, s) for i, run in enumerate(runs.values()) for s in _SIDES}
         images = pd.Index(list(dict.fromkeys(image for part in parts.values() for image in part.images)), dtype=object)
         attributes = parts[0, "test"].attributes
+        unseen = np.any([np.isnan(part.probabilities).any(axis=0) for part in parts.values()], axis=0)  # in training, by one
         logits = np.zeros((len(runs), len(images), len(attributes)))
         targets = np.full(logits.shape[1:], -1)
         said = {side: np.zeros(logits.shape[:2], bool) for side in _SIDES}
         for (i, side), part in parts.items():
+            part = replace(part, targets=np.where(unseen, -1, part.targets))
             where = images.get_indexer(pd.Index(part.images, dtype=object))
             before = np.any([said[s][:, where] for s in _SIDES], axis=0)
             changed = np.argwhere(before.any(axis=0)[:, None] & (targets[where] != part.targets))

@@ -118,7 +118,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
             prior = replace(config, loss=BASELINE, prior_run="", pos_weight="none", calibrate=True)
             _train(dataset, prior, folder / "prior")
         run = _train(dataset, config, folder / "run")
-        device = choose_device(config.device, config.safe_precision)
+        device = choose_device(config.device, config.precision, config.image_size)
         logits = model_logits(run / "model.pth", truth, test, device)
         epochs, best = run.read_table("epochs.csv"), run.read_json("metrics.json")["best_epoch"]
     finally:

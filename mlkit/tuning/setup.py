@@ -1,14 +1,13 @@
 """The beginning of a search: parameters, space and data are checked before anything runs."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.errors import RunError
-from mlkit.parameters import DATA, check_parameters
+from mlkit.parameters import DATA, check_parameters, parameters_of
 from mlkit.pipeline import TRAINING, known_parameters
 from mlkit.progress import say
 from mlkit.runs import contents
@@ -32,7 +31,7 @@ def set_up(name: str, given: Mapping[str, Any], space: str | Path = SPACE, prune
     Raises:
         MlkitError: if a parameter, the space or the data are not as they should be, or the folder holds something else.
     """
-    own = [field.name for field in fields(TrainConfig)]
+    own = list(parameters_of(TrainConfig))
     standard = {key: value for key, value in known_parameters(TRAINING).items() if key in {*own, *DATA}}
     values = standard | check_parameters(given, standard)
     config = {key: values[key] for key in own}

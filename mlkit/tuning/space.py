@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.config import TrainConfig
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import resolve, shown
-from mlkit.parameters import check_parameters, read_parameters
+from mlkit.parameters import Parameter, parameters_of, read_parameters
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -38,13 +38,13 @@ class Space:
             ParameterError: if a name is unknown, or a value is none that the parameter can have.
         """
         file = resolve(path)
-        known = {field.name: field.default for field in fields(TrainConfig)}
+        known = parameters_of(TrainConfig)
         ranges = {}
         for name, given in read_parameters(file).items():
             if name not in known:
                 raise ParameterError(f"{shown(file)}: there is no parameter {name!r}{nearest(name, known)}")
             try:
-                ranges[name] = _checked(name, given, known[name])
+                ranges[name] = _checked(known[name], given)
                 for value in _ends(ranges[name]):
                     TrainConfig(**{**parameters, name: value})
             except ParameterError as error:
@@ -91,22 +91,19 @@ class Space:
         }
 
 
-def _checked(name: str, given: Any, default: Any) -> Any:
+def _checked(parameter: Parameter, given: Any) -> Any:
     """Choices or a range with values of the parameter's type."""
-
-    def value(text: Any) -> Any:
-        return check_parameters({name: text}, {name: default})[name]
-
+    name = parameter.name
     if isinstance(given, list) and given:
-        choices = [value(text) for text in given]
+        choices = [parameter.convert(text) for text in given]
         if len(set(choices)) < len(choices):
             raise ParameterError(f"{name} is {given}; give each choice once")
         return choices
     if not isinstance(given, dict) or not {"low", "high"} <= set(given) <= set(_KEYS):
         raise ParameterError(f"{name} is {given!r}; it must be a list of choices, or a range such as {{low: 0.1, high: 1}}")
-    if isinstance(default, bool | str):
+    if parameter.kinds[0] in (bool, str):
         raise ParameterError(f"{name} is no number; give a list of choices instead of a range")
-    made = {key: value(given[key]) for key in ("low", "high", "step") if key in given}
+    made = {key: parameter.convert(given[key]) for key in ("low", "high", "step") if key in given}
     made["log"] = given.get("log", False)
     if not isinstance(made["log"], bool) or (made["log"] and ("step" in made or made["low"] <= 0)):
         raise ParameterError(f"{name} is {given}; log is true or false, and true only with low above 0 and without a step")
