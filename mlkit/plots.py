@@ -57,7 +57,7 @@ def rows(
 def square(names: Sequence[str] | pd.Index, dpi: float | None = None) -> tuple[Figure, Axes]:
     """A new figure and its Axes for a heat map of each name with each."""
     use_fonts(names)
-    side = min(0.65 * len(names) + 1.6, 9)
+    side = min(max(0.65 * len(names) + 1.6, 4), 9)  # the title needs some width
     return plt.subplots(figsize=(side + 1.5, side), dpi=dpi, layout="constrained")
 
 
@@ -226,7 +226,8 @@ def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
     title = "Share of images with the column's attribute,\namong those with the row's"
     ax.set(title=partly(title, len(top), len(table), "those that go together most"), xlabel="has also", ylabel="images with")
     ax.tick_params(axis="y", rotation=0)
-    ax.tick_params(axis="x", rotation=90 if sum(map(len, names)) > 60 else 0)
+    fits = max(sum(map(_columns, name)) for name in names) <= min(7, 60 // len(names))  # in a cell
+    ax.tick_params(axis="x", rotation=0 if fits else 90)
     return ax
 
 

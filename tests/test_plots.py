@@ -128,6 +128,23 @@ def test_long_names_keep_both_ends_and_stay_apart():
     assert plots.shortened(["abcxdef", "abcydef", "other"], 6) == ["abc…ef (1)", "abc…ef (2)", "other"]
 
 
+@pytest.mark.parametrize(
+    ("names", "rotation"), [(["hat"], 0), (["hat", "红色衣服"], 90), ([f"a{i}" for i in range(25)], 90)]
+)
+def test_names_below_a_heat_map_do_not_overlap_and_its_title_fits(names, rotation):
+    codes = np.random.default_rng(0).integers(0, 2, (20, len(names)))
+    table = labels.cooccurrence(labels.from_codes(codes, map(str, range(20)), names))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no font of this machine|Glyph")
+        figure, ax = plots.square(names, dpi=64)
+        plots.cooccurrence(table, ax)
+        figure.canvas.draw()
+    assert ax.get_xticklabels()[0].get_rotation() == rotation
+    extent = ax.title.get_window_extent()
+    assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+    plt.close(figure)
+
+
 def test_captions_of_many_attributes_are_cut():
     assert labels.captions(many(30))[0].endswith("more")
     figure = plots.image_grid([np.zeros((4, 4, 3), np.uint8)], ["many words " * 100])
