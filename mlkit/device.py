@@ -28,6 +28,11 @@ class Device:
         precision = "bf16 autocast" if self.dtype else "float32"
         return f"{self.device.type}, {precision}, channels_last ({self.reason})"
 
+    @property
+    def short(self) -> str:
+        """Type and precision, "cpu bf16" say."""
+        return f"{self.device.type} {'bf16' if self.dtype else 'float32'}"
+
     def autocast(self) -> torch.autocast:
         """Context in which the network computes in the chosen precision."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)

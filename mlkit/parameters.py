@@ -1,5 +1,7 @@
 """Parameters as people give them (`-p name value`, YAML files), checked and converted against known names and defaults."""
 
+import ast
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -11,11 +13,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 
 from mlkit.errors import ParameterError, nearest
-from mlkit.files import shown
+from mlkit.files import project_root, shown
 
 # Those of a training that say where the data is and how it is read, with their defaults; the others are of `TrainConfig`.
 DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
 _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
+_AUTO = {"batch_size"}  # numbers of a notebook that may be left to mlkit
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -84,7 +87,9 @@ class Parameter:
     @classmethod
     def like(cls, name: str, default: Any) -> "Parameter":
         """One of the type of its default."""
-        return default if isinstance(default, cls) else cls(name, default, (type(default),))
+        if isinstance(default, cls):
+            return default
+        return cls(name, default, (int, str), (OneOf(("auto",)),)) if name in _AUTO else cls(name, default, (type(default),))
 
     @property
     def words(self) -> list[str]:
@@ -164,6 +169,28 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ParameterError(f"{shown(path)} must hold one `name: value` a line")
     return content
+
+
+def notebook_path(notebook: str) -> Path:
+    """Where the notebook of that name is."""
+    return project_root() / "notebooks" / f"{notebook}.ipynb"
+
+
+def known_parameters(notebook: str) -> dict[str, Any]:
+    """Parameters of a notebook, name -> default, read from its tagged cell."""
+    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    (source,) = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}  # type: ignore[attr-defined]
+
+
+def convert_parameters(notebook: str, namespace: dict[str, Any]) -> None:
+    """Convert a notebook's parameters in its `globals()`, as `mlkit run` would: papermill's "false" is a text, hence true.
+
+    Raises:
+        ParameterError: for a value of another type than the default's.
+    """
+    known = known_parameters(notebook)
+    namespace |= check_parameters({name: namespace[name] for name in known if name in namespace}, known)
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,26 @@
 """The ordered notebooks, headless: parameters checked, unchanged notebooks skipped, failures reported with the way on.
 
-A small manifest in the run folder holds, per notebook, the digest of all that decides its result: its source, its
-parameters, mlkit's code, the data, and what it builds on. A notebook whose digest is there already is not run again.
+A small manifest in the run folder holds, per notebook, the digest of all that decides its result (its source, what it
+imports of mlkit, its parameters, the files and runs they name, the data) and the identity of the run that it was executed
+on. A notebook whose digest is there already, for this run, is not executed again.
 """
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError
 from mlkit.files import make_folder, project_root, resolve, shown, write_json
-from mlkit.parameters import check_parameters
+from mlkit.parameters import check_parameters, known_parameters, notebook_path
 from mlkit.progress import SWITCH, bar, say
-from mlkit.runs import HELD, Run, named_folder, outputs_root
+from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
 
 CHAIN = (
     "01_explore_label_imbalance",
@@ -36,6 +39,7 @@ class NotebookError(MlkitError):
     def __init__(self, run: Run, notebook: str, cell: int, reason: str) -> None:
         self.run = run
         self.notebook = notebook
+        self.replaces = False  # whether the run that was to be overwritten is still there
         partial = shown(run / f"{notebook}.partial.ipynb")
         super().__init__(f"notebook: {notebook}\ncell:     {cell} (see {partial})\nerror:    {' '.join(reason.split())}")
 
@@ -44,23 +48,14 @@ class InterruptedNotebook(NotebookError):
     """A notebook was interrupted by the person."""
 
 
-def notebook_path(notebook: str) -> Path:
-    return project_root() / "notebooks" / f"{notebook}.ipynb"
-
-
-def known_parameters(notebook: str) -> dict[str, Any]:
-    """Parameters of a notebook, name -> default, read from its tagged cell."""
-    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
-    (source,) = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}  # type: ignore[attr-defined]
-
-
 def select(only: str = "", start: str = "") -> list[str]:
     """The part of the chain that `--only` or `--from` names, by number (02) or name.
 
     Raises:
-        ParameterError: if no notebook is called so.
+        ParameterError: if no notebook is called so, or both are given.
     """
+    if only and start:
+        raise ParameterError("--only executes one notebook, --from several; give one of them")
     for text in filter(None, (only, start)):
         if not any(_is(notebook, text) for notebook in CHAIN):
             raise ParameterError(f"no notebook {text!r} in the chain; known are {', '.join(CHAIN)}")
@@ -70,16 +65,21 @@ def select(only: str = "", start: str = "") -> list[str]:
     return list(CHAIN[first:])
 
 
-def given_parameters(name: str) -> dict[str, Any]:
-    """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run."""
+def given_parameters(name: str, chosen: Sequence[str] = CHAIN) -> dict[str, Any]:
+    """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run.
+
+    Args:
+        name: of the run.
+        chosen: notebooks that are to be executed. Where the training is among them, what was asked for last counts; where
+            they build on the training that is there, what that one was made with.
+    """
     if not name:
         return {}
-    run = Run(outputs_root() / name)
-    given = _Manifest(run).parameters
-    if given or not (run / "config.json").exists():
-        return given
-    made = run.config()["parameters"]
-    return {key: made[key] for key in known_parameters(TRAINING) if key in made}
+    run = Run(named_folder(name))
+    manifest, made = _Manifest(run), run.config()["parameters"] if run.id else {}
+    trained = {key: made[key] for key in known_parameters(TRAINING) if key in made}
+    last = TRAINING in chosen and manifest.speaks_of_training()
+    return trained | manifest.parameters if last else manifest.parameters | trained
 
 
 def run_notebooks(
@@ -96,100 +96,177 @@ def run_notebooks(
         given: parameters; each notebook takes those that it has.
         name: run folder; empty takes one after the data, and another number where that one holds something else.
         only, start: run one notebook, or from one on, again, even where nothing changed.
-        overwrite: train again into a run folder that holds another run.
+        overwrite: train again, and replace the run that is in the folder.
         timeout: seconds that one cell may take.
 
     Raises:
         ParameterError: before anything runs, for an unknown or mistyped parameter.
-        RunError: if the run folder holds something else.
+        RunError: if the run folder holds something else, or a finished training that nobody said to replace.
         NotebookError: if a notebook fails; what the notebooks before it made is kept.
     """
     known = {notebook: known_parameters(notebook) for notebook in CHAIN}
     everything = {key: value for parameters in known.values() for key, value in parameters.items()}
     given = check_parameters(given, {k: v for k, v in everything.items() if k not in _OWN})
     chosen, asked = select(only, start), bool(only or start)
-    digests = _digests(known, given)
-    trains = TRAINING in chosen
-    run = _run_folder(name, digests, given, trains, overwrite or (asked and trains))
-    if trains and run.members and not overwrite:
-        raise RunError(f"{run} is an ensemble, there is nothing to train; give another --name, or --overwrite to replace it")
+    if overwrite and TRAINING not in chosen:
+        raise ParameterError(f"--overwrite replaces a training, and {', '.join(chosen)} train nothing; leave it out")
+    values = {
+        notebook: {**known[notebook], **{k: v for k, v in given.items() if k in known[notebook]}} for notebook in CHAIN
+    }
+    data = _data_state(resolve(values[TRAINING]["images"]), resolve(values[TRAINING]["labels"]))
+    digests = {notebook: _digest_of(notebook, values[notebook], data) for notebook in CHAIN}
+    run = _run_folder(name, digests[TRAINING], given, TRAINING in chosen, overwrite, asked)
     with run.claimed():
-        manifest = _Manifest(run)
+        manifest, before = _Manifest(run), run.id
         manifest.parameters = given
         for number, notebook in enumerate(chosen, 1):
             title = f"[{number}/{len(chosen)}] {notebook}"
-            if manifest.get(notebook) == {"digest": digests[notebook], "done": True} and not asked and not overwrite:
+            if manifest.holds(notebook, digests[notebook]) and not asked and not overwrite:
                 say(f"{title}: nothing changed, kept")
                 continue
             parameters = {k: v for k, v in given.items() if k in known[notebook]}
             if "run" in known[notebook]:
                 parameters["run"] = run.name
             if notebook == TRAINING:
-                # An unfinished training with the same parameters goes on; anything else that is there was to be replaced.
-                unfinished = manifest.get(notebook).get("digest") == digests[notebook] and not run.finished
-                parameters["overwrite"] = (run / "config.json").exists() and not unfinished
+                parameters["overwrite"] = overwrite
             manifest.set(notebook, digests[notebook], done=False)
             say(title)
             started = time.monotonic()
-            execute(notebook, run, parameters, timeout)
+            try:
+                execute(notebook, run, parameters, timeout)
+            except NotebookError as error:
+                error.replaces = overwrite and run.id == before
+                raise
             manifest.set(notebook, digests[notebook], done=True)
             say(f"{title}: done in {time.monotonic() - started:.0f} s")
     return run
 
 
 class _Manifest:
-    """The parameters given to a run; per notebook, the digest of what it was made from, and whether it was finished."""
+    """The parameters given to a run; per notebook, the digest of what decides its result, and the run it was made on."""
 
     def __init__(self, run: Run) -> None:
-        self._path = run / "manifest.json"
-        stored = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._run, self._path = run, run / "manifest.json"
+        stored = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
         self.parameters: dict[str, Any] = stored.get("parameters", {})
         self._notebooks: dict[str, dict[str, Any]] = stored.get("notebooks", {})
 
-    def get(self, notebook: str) -> dict[str, Any]:
-        return self._notebooks.get(notebook, {})
+    def holds(self, notebook: str, digest: str) -> bool:
+        """Whether a notebook was made from this, on the run that is there now; what precedes the training needs none."""
+        stored = self._notebooks.get(notebook, {})
+        same = CHAIN.index(notebook) < CHAIN.index(TRAINING) or stored.get("run") == self._run.id
+        there = (self._run / f"{notebook}.ipynb").exists()
+        return bool(stored.get("done")) and stored["digest"] == digest and same and there
+
+    def speaks_of_training(self) -> bool:
+        """Whether the training that is there, or that was begun last, is of these parameters."""
+        stored = self._notebooks.get(TRAINING, {})
+        return bool(stored) and (not stored["done"] or stored.get("run") == self._run.id)
+
+    def began(self, digest: str) -> bool:
+        """Whether the unfinished training that is there can be one that was begun from this."""
+        stored = self._notebooks.get(TRAINING, {})
+        return not stored.get("done", True) and stored["digest"] == digest
 
     def set(self, notebook: str, digest: str, done: bool) -> None:
-        self._notebooks[notebook] = {"digest": digest, "done": done}
+        self._notebooks[notebook] = {"digest": digest, "done": done, "run": self._run.id}
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
-def _run_folder(name: str, digests: dict[str, str], given: Mapping[str, Any], trains: bool, replace: bool) -> Run:
-    """The folder to work in: one that is free or holds this very training, or what the caller agreed to replace.
+def _run_folder(name: str, digest: str, given: Mapping[str, Any], trains: bool, overwrite: bool, asked: bool) -> Run:
+    """The folder to work in: one that is free or holds this very training, or that is to be overwritten.
 
-    Where nothing is trained, a named run that was made without notebooks will do as well.
+    Args:
+        digest: of the training.
+        given: parameters.
+        trains: whether the training is to be executed.
+        overwrite: whether the run that is there may be replaced.
+        asked: whether notebooks are executed even where nothing changed.
+
+    Raises:
+        RunError: if the named folder holds something else.
     """
     data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
-    base = name or data.parent.name or "run"
-    number = 1
+    base, number = name or data.parent.name or "run", 1
     while True:
         run = Run(named_folder(base if number == 1 else f"{base}-{number}"))
-        trained = _Manifest(run).get(TRAINING)
-        exists = (run / "config.json").exists()
-        fits = trained.get("digest") == digests[TRAINING] or (name and exists and not trained and not trains)
-        if fits or not (trained or exists) or (replace and (name or number == 1)):
+        why = _obstacle(run, digest, given, trains, asked) if run.id and not (overwrite and trains) else ""
+        if not why:
             return run
-        if name:
-            raise RunError(
-                f"{run} holds a run with other parameters, data or code; give another --name, or --overwrite to replace it"
-            )
+        if name or (asked and _Manifest(run).holds(TRAINING, digest)):
+            raise RunError(f"{run} holds {why}")
         number += 1
 
 
-def _digests(known: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, str]:
-    """Per notebook, the digest of all that decides its result."""
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
-    values = {**known[TRAINING], **given}
-    shared = _digest(*code, *_data_state(resolve(values["images"]), resolve(values["labels"])))
-    digests: dict[str, str] = {}
-    for notebook in CHAIN:
-        parameters = {k: v for k, v in {**known[notebook], **given}.items() if k in known[notebook]}
-        before = digests.get(TRAINING, "")  # later notebooks read what the training left
-        cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
-        source = json.dumps([cell["source"] for cell in cells if cell["cell_type"] == "code"])
-        image = _file_state(resolve(parameters["image"])) if parameters.get("image") else ""
-        digests[notebook] = _digest(shared, before, source, json.dumps(parameters, sort_keys=True), image)
-    return digests
+def _obstacle(run: Run, digest: str, given: Mapping[str, Any], trains: bool, asked: bool) -> str:
+    """What a run folder holds that cannot be gone on with, and the ways out; empty if it can be."""
+    manifest, ways = _Manifest(run), "give another --name, or --overwrite to replace it"
+    if run.members:
+        return f"an ensemble, there is nothing to train; {ways}" if trains else ""
+    if not trains:
+        made = run.config()["parameters"]
+        other = [key for key in known_parameters(TRAINING) if key in given and made.get(key, given[key]) != given[key]]
+        return f"a run with other {', '.join(other)}, which decide its training; leave them out, or {ways}" if other else ""
+    if not run.finished:
+        return "" if manifest.began(digest) else f"an unfinished run with other parameters, data or code; {ways}"
+    if not manifest.holds(TRAINING, digest):
+        return (
+            f"a run with other parameters, data or code, or not made by `mlkit run`; {ways}, or --from 03 to go on from it"
+        )
+    return "this very training, finished; --from 03 goes on from it, --overwrite trains again" if asked else ""
+
+
+def _digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str]) -> str:
+    """Digest of all that decides the result of a notebook, the run aside; `data` is the state of images and labels."""
+    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    own = {key: value for key, value in parameters.items() if key not in _OWN}
+    parts = [*_code(source), *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
+    parts += [json.dumps(own, sort_keys=True), *data]
+    parts += [_file_state(resolve(own[key])) for key in _FILES if own.get(key, "none") not in ("", "none", "imagenet")]
+    parts += [_run_state(Run(folder_of(own[key]))) for key in _RUNS if own.get(key)]
+    return _digest(*parts)
+
+
+_FILES = ("image", "weights", "probe_weights")  # parameters that may name a file
+_RUNS = ("prior_run", "other")  # that may name a run
+
+
+def _code(source: str) -> list[str]:
+    """What a notebook computes: its own code, and that of mlkit's modules which it imports, directly or not."""
+    code, imported = _parsed("\n".join(line for line in source.splitlines() if not line.startswith(("%", "!"))))
+    found: dict[Path, str] = {}
+    while imported:
+        module = imported.pop()
+        base = Path(__file__).parent.joinpath(*module.split(".")[1:])
+        for path in (base / "__init__.py", base.with_suffix(".py")):
+            if path.is_file() and path not in found:
+                found[path], more = _module(path)
+                imported |= more
+    return [code, *(found[path] for path in sorted(found))]
+
+
+@cache
+def _module(path: Path) -> tuple[str, set[str]]:
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _parsed(source: str) -> tuple[str, set[str]]:
+    """Code without comments and docstrings, which decide nothing, and the modules of mlkit that it imports."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the notebook will say so
+        return source, set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    parents = {name.rpartition(".")[0] for name in names}  # a package's own code is executed, too
+    return ast.dump(tree), {name for name in names | parents if name.split(".")[0] == "mlkit"}
 
 
 def _data_state(images: Path, labels: Path) -> list[str]:
@@ -204,10 +281,14 @@ def _file_state(path: Path) -> str:
     return f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
 
 
-def _digest(*parts: str | bytes) -> str:
+def _run_state(run: Run) -> str:
+    return f"{run.id} {_file_state(run / 'model.pth')} {_file_state(run / 'predictions.csv')}"
+
+
+def _digest(*parts: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        digest.update(hashlib.blake2b(part.encode() if isinstance(part, str) else part).digest())
+        digest.update(hashlib.blake2b(part.encode()).digest())
     return digest.hexdigest()
 
 

@@ -1,25 +1,11 @@
-"""The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other.
-
-outputs/<run>/
-    config.json       every parameter, data fingerprint, digests of the other files it was made from, package versions
-    split.csv         image -> train, validation or test
-    history.csv       iteration, epoch, loss, lr, img_per_s
-    epochs.csv        epoch, iteration, validation loss, mAP, AP of each attribute
-    metrics.json      written last: a run that has it is finished
-    predictions.csv   validation and test images: attribute, target, logit, probability
-    members.csv       of an ensemble: its members beside it; split.csv, history.csv and epochs.csv are those of its members
-    evaluation.csv    each attribute's figures with intervals and baselines, by notebook 05
-    model.pth         the best epoch's model
-    lock              claim of the process that trains here
-    last.pt           only while training is unfinished: training goes on from it
-    *.png, *.ipynb    figures, executed notebooks
-"""
+"""The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other."""
 
 import fnmatch
 import importlib.metadata
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,9 +16,60 @@ from weakref import WeakValueDictionary
 
 import pandas as pd
 
-from mlkit.errors import RunError
+from mlkit.errors import ParameterError, RunError
 from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, resolve, shown, write_json
 
+# Files of a run folder: who makes them, and what they are.
+FILES: dict[str, tuple[str, str]] = {
+    "config.json": (
+        "the training",
+        "every parameter, a fingerprint of the data, digests of the weights and the model of `prior_run`, package versions, and "
+        "an identity of its own",
+    ),
+    "split.csv": ("the training", "which images were trained on, validated on, tested on"),
+    "history.csv": ("the training", "iteration, epoch, loss, learning rate, images per second"),
+    "epochs.csv": (
+        "the training",
+        "validation loss (plain cross-entropy of the known cells, whatever the run's loss and weights), mAP and the AP of each "
+        "attribute after every epoch, and its seconds",
+    ),
+    "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
+    "model.pth": (
+        "the training",
+        "the best epoch's network with its attributes, image size, normalisation, calibration and thresholds",
+    ),
+    "predictions.csv": (
+        "the training",
+        "the validation and test images: attribute, target (empty: unknown), logit, calibrated probability (empty: the "
+        "attribute was never seen in training)",
+    ),
+    "metrics.json": (
+        "the training",
+        "written last: what the kept model is worth on the test images (on the validation images where there are none); how "
+        "long it took, on what, and whether it was stopped early",
+    ),
+    "members.csv": ("`mlkit ensemble`", "the mAP of each member and of the ensemble, and the paired difference"),
+    "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
+    "prediction.csv": ("notebook 04", "what the model says of a single image"),
+    "prediction.png": ("notebook 04", "the same beside the image"),
+    "evaluation.csv": ("notebook 05", "all figures of each attribute, with intervals and baselines"),
+    "linear_head.csv": (
+        "notebook 05",
+        "a baseline: AP of a logistic regression on what the network saw before any training; of this `config.json` alone",
+    ),
+    "errors.csv": ("notebook 05", "every wrong decision on a known cell, the most confident first"),
+    "intervals.png": ("notebook 05", "average precision with its interval, beside chance and the baseline"),
+    "pr_curves.png": ("notebook 05", "precision and recall"),
+    "reliability.png": ("notebook 05", "predicted probabilities against what came true"),
+    "confusion.png": ("notebook 05", "right and wrong decisions"),
+    "scores.png": ("notebook 05", "predicted probabilities of known cells"),
+    "errors.png": ("notebook 05", "the most confident mistakes"),
+    "differences.csv": ("notebook 05", "a comparison with another run"),
+    "differences.png": ("notebook 05", "the same as a figure"),
+}
+# A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
+_RECORD = ".written"  # names of the files that mlkit wrote, one a line
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 
@@ -62,21 +99,24 @@ class Run:
                 the folder itself.
             parameters: all that decides the result, plain values.
             fingerprint: of the data.
-            overwrite: delete what an earlier training left there.
+            overwrite: delete the run that is there, see `written`; other files stay.
 
         Raises:
+            ParameterError: if `overwrite` is neither true nor false: "false" is a text, and no permission.
             RunError: if the folder holds a finished run, or an unfinished one with other parameters, or the data; if another
                 process trains there.
         """
+        if not isinstance(overwrite, bool):
+            raise ParameterError(f"overwrite is {overwrite!r}; it must be true or false")
         folder = name if isinstance(name, Path) else named_folder(name) if name else _new_folder()
         for what in ("images", "labels"):
             place = resolve(parameters.get(what, "")).resolve()
             if parameters.get(what) and place.is_relative_to(folder.resolve()):
                 raise RunError(f"{shown(folder)} holds the {what} ({shown(place)}); give the run another name")
         run = cls(folder, _claimed(folder))
-        if overwrite and (run.path / "config.json").exists():  # else it is no run, and perhaps somebody's data
+        if overwrite and run.id:
             run._clear()
-        if (run.path / "config.json").exists():
+        if run.id:
             if run.finished:
                 raise RunError(f"{shown(run.path)} holds a finished run; choose another name, or overwrite")
             before = run.config()
@@ -92,6 +132,7 @@ class Run:
                 )
             return run
         config = {
+            "id": uuid.uuid4().hex,
             "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "parameters": parameters,
             "data": fingerprint,
@@ -142,6 +183,21 @@ class Run:
         return self.name if self.path.parent == outputs_root() else str(self)
 
     @property
+    def id(self) -> str:
+        """Tells the run from all others that its folder held or will hold; empty where none is.
+
+        Raises:
+            RunError: if config.json is of something else.
+        """
+        if not (self.path / "config.json").is_file():
+            return ""
+        try:
+            config = self.config()
+            return str(config.get("id", config["created"]))  # an older run has no id
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name") from None
+
+    @property
     def finished(self) -> bool:
         return (self.path / "metrics.json").exists()
 
@@ -187,7 +243,8 @@ class Run:
         """A CSV file of the run. Raises RunError if it is not there."""
         # names stay as they were written: an attribute may be called "null", an image "0001"
         names = {"image": str, "attribute": str}
-        return pd.read_csv(self._existing(file), dtype=names, keep_default_na=False, na_values=[""])
+        table: pd.DataFrame = pd.read_csv(self._existing(file), dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
+        return table
 
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
@@ -195,12 +252,26 @@ class Run:
         folder = resolve(self.config()["parameters"]["images"])
         return [folder / image for image in split.image[split.split == "validation"].unique()]
 
+    def new(self, file: str) -> Path:
+        """Path of a file that is written now; its name goes on record as one of mlkit's own, see `written`."""
+        if file not in self._record():
+            make_folder(self.path)
+            with open(self.path / _RECORD, "a", encoding="utf-8") as record:
+                record.write(f"{file}\n")  # appended in one piece: several processes may write files at once
+        return self.path / file
+
+    def written(self) -> list[Path]:
+        """The files that mlkit wrote here, by the run's own record; of an older run without one, those named in `FILES`."""
+        names = [*self._record(), *([] if "id" in self.config() else FILES)]
+        return [self / name for name in dict.fromkeys(names) if Path(name).name == name and (self / name).is_file()]
+
     def write_json(self, file: str, value: Any) -> None:
-        write_json(self.path / file, value)
+        """Write a value as JSON, whole or not at all."""
+        write_json(self.new(file), value)
 
     def write_table(self, file: str, table: pd.DataFrame) -> None:
         """Write a table as CSV, without its index, whole or not at all."""
-        with atomic(self.path / file) as temporary:
+        with atomic(self.new(file)) as temporary:
             table.to_csv(temporary, index=False)
 
     def _existing(self, file: str) -> Path:
@@ -213,14 +284,45 @@ class Run:
             )
         return path
 
+    def _record(self) -> list[str]:
+        record = self.path / _RECORD
+        return record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+
     def _clear(self) -> None:
-        """Remove what a training writes; other files (executed notebooks, the manifest of `mlkit run`) stay.
+        """Remove the run, and nothing else: executed notebooks and what other people put there stay.
 
         The checkpoint goes first and config.json last: when interrupted, nothing old is taken up by the next training.
         """
-        for pattern in ("*.pt", "metrics.json", "*.csv", "*.pth", "*.png", "config.json"):
-            for file in self.path.glob(pattern):
-                file.unlink()
+        order = ["last.pt", "metrics.json", ..., "config.json"]
+        for file in sorted(self.written(), key=lambda file: order.index(file.name if file.name in order else ...)):
+            file.unlink()
+        (self / _RECORD).unlink(missing_ok=True)  # what gets one of these names from now on is not mlkit's
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """That a training was ended before its last epoch, as metrics.json has it.
+
+    Attributes:
+        reason: "pruned" by a search, or "patience": too many epochs without a better one.
+        epoch: the last.
+    """
+
+    reason: str
+    epoch: int
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> "Stopped | None":
+        """Out of metrics.json; None for a training that went to its end. Runs older than this have a sentence there."""
+        match facts.get("stopped"):
+            case {"reason": reason, "epoch": epoch}:
+                return cls(reason, epoch)
+            case str(text) if text:
+                return cls("pruned" if text.startswith("pruned") else "patience", facts.get("epochs", 0))
+        return None
+
+    def __str__(self) -> str:
+        return f"{'pruned' if self.reason == 'pruned' else 'no better epoch for long'}, after epoch {self.epoch}"
 
 
 def contents(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mlkit.model import load_torch, save_model, save_torch
 from mlkit.objective import choice_gap, contradictions, label_gaps
 from mlkit.optim import learning_rate
 from mlkit.progress import bar, say
-from mlkit.runs import Run
+from mlkit.runs import Run, Stopped
 from mlkit.step import TrainingStep, learning_rate_range
 from mlkit.verdict import model_meta, pass_verdict
 
@@ -112,12 +112,12 @@ def _train(
     if (run / "last.pt").exists():
         state = _restore(run, step)
         say(f"going on after epoch {state.epoch} of {config.epochs}")
-    saved, stopped = time.monotonic(), ""
+    saved, stopped = time.monotonic(), None
     total = config.epochs * len(training)
     with bar(total=total, initial=state.epoch * len(training), desc="training", unit="image") as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             if config.patience and epoch - 1 - state.best_epoch >= config.patience:
-                stopped = f"no better epoch in the last {config.patience}"
+                stopped = Stopped("patience", epoch - 1)
                 break
             started = time.monotonic()
             step.start_epoch(epoch)
@@ -143,7 +143,7 @@ def _train(
             with step.average.applied() if step.average else nullcontext():
                 _judge_epoch(epoch, dataset, config, run, step, state, validation, prevalence, started)
             if watcher and watcher(state.epochs) and epoch < config.epochs:
-                stopped = f"pruned after epoch {epoch}"
+                stopped = Stopped("pruned", epoch)
                 break
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 _checkpoint(run, state, step)
@@ -153,7 +153,7 @@ def _train(
     facts = {
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
-        "stopped": stopped,
+        "stopped": asdict(stopped) if stopped else None,
         "seconds": round(sum(row["seconds"] for row in state.epochs), 1),
         "img_per_s": float(pd.concat(state.history).img_per_s.median()),
     }
@@ -205,7 +205,7 @@ def _judge_epoch(
     best = state.best_epoch == 0 or _better(worth, state.epochs[state.best_epoch - 1])
     if best:
         state.best_epoch = epoch
-        save_model(run / "model.pth", step.network, model_meta(step.network, dataset, config, prevalence, epoch))
+        save_model(run.new("model.pth"), step.network, model_meta(step.network, dataset, config, prevalence, epoch))
     over = f" over {mean.attrs['over']}" if mean.attrs["left_out"] else ""
     say(
         f"epoch {epoch}/{config.epochs}: training loss {worth['training_loss']:.4f}, validation loss "
@@ -231,7 +231,7 @@ def _checkpoint(run: Run, state: _State, step: TrainingStep) -> None:
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
     }
-    save_torch(run / "last.pt", content)
+    save_torch(run.new("last.pt"), content)
 
 
 def _restore(run: Run, step: TrainingStep) -> _State:
@@ -245,7 +245,8 @@ def _restore(run: Run, step: TrainingStep) -> _State:
     state.epoch, state.best_epoch = content["epoch"], content["best_epoch"]
     # The tables may be some epochs ahead of the checkpoint; those epochs are computed again.
     history, epochs = run.read_table("history.csv"), run.read_table("epochs.csv")
-    state.history = [history[history.epoch <= state.epoch]]
+    # in float32, as they were: the same bytes are written again
+    state.history = [history[history.epoch <= state.epoch].astype({"loss": np.float32})]
     kept = epochs[epochs.epoch <= state.epoch].to_dict("records")
     state.epochs = [{str(name): value for name, value in row.items()} for row in kept]
     return state

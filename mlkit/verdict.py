@@ -86,7 +86,7 @@ def pass_verdict(
         parts[side] = Predicted(dataset.labels.index[chosen], step.evaluate(chosen).numpy(), targets[chosen])
     weight = step.objective.pos_weight.cpu().numpy().astype(float) if config.calibrate else None
     size = sum(parameter.numel() for parameter in network.parameters())
-    facts = {**facts, "parameters": size, "device": str(step.device)}
+    facts = {**facts, "parameters": size, "device": str(step.device), "ran_on": step.device.short}
     table = judge(run, network, meta, parts, prevalence, config.threshold, weight, facts)
     (run / "last.pt").unlink(missing_ok=True)
     return table
@@ -138,7 +138,7 @@ def judge(
         "thresholds": {name: float(value) for name, value in thresholds.items()},
         "metrics": {"judged_on": judged_on, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
-    save_model(run / "model.pth", model, meta)
+    save_model(run.new("model.pth"), model, meta)
     if unseen.any():
         say(f"never seen in training, NA in predictions: {', '.join(np.array(names)[unseen])}")
         probabilities = {side: np.where(unseen, np.nan, values) for side, values in probabilities.items()}

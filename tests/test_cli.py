@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -33,6 +34,42 @@ def trained(sample, capsys, outputs):
     ]
     assert float(found[3]) == pytest.approx(np.mean(every), abs=5e-4), "not the prevalence"
     return sample / "images"
+
+
+def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, capsys, monkeypatch):
+    def train(dataset, config, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlkit.train.train", train)
+    words = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "-p", "image_size", "16"]
+    assert main(["train", *words, "--overwrite"]) == 130
+    (run,) = outputs.glob("2*")
+    error = capsys.readouterr().err
+    command = shlex.split(error.partition("this goes on where it stopped: ")[2])
+    assert command[:2] == ["mlkit", "train"]
+    assert sorted(command[2:]) == sorted([*words, "--name", run.name])
+    assert main(command[1:]) == 130
+    assert [run] == list(outputs.glob("2*"))
+    monkeypatch.setattr("mlkit.sweep.train", train)
+    assert main(["train", *words, "--folds", "2"]) == 130
+    assert f"--name {sample.name} --folds 2" in capsys.readouterr().err
+    assert main(["train", *words, "--folds", "2", "--overwrite"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "mlkit: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "-p", "seed", "3"], "seed is '3', which a study decides by itself: give seeds"),
+        (["study", "-p", "loss", "asl"], "loss is 'asl', which a study decides by itself: give methods"),
+        (["study", "-p", "folds", "3"], "folds is '3', which a study decides by itself"),
+        (["tune", "--top", "5"], "--top is 5, of the settings that --seeds repeats"),
+        (["tune", "--trials", "5", "--seeds", "1"], "--seeds repeats what was found, --trials is for a search"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_train_then_predict(trained, capsys):

@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 NAMES = ["a", "b", "c"]
 IMAGES = [f"{i:03d}.jpg" for i in range(80)]
 SETTINGS = {"images": "data/x", "backbone": "resnet18", "learning_rate": 0.001, "loss": "masked_bce", "seed": 0}
-DEVICE = "cpu, bf16 autocast, channels_last (the CPU has amx_bf16)"
+DEVICE = "cpu bf16"
+PRUNED = {"reason": "pruned", "epoch": 2}
 
 
 def make_run(name, skill=1.0, images=IMAGES, names=NAMES, data="data", validation=0.7, drop=(), facts=(), **parameters):
@@ -57,11 +58,11 @@ def make_run(name, skill=1.0, images=IMAGES, names=NAMES, data="data", validatio
     metrics = {
         "judged_on": "test",
         "best_epoch": 2,
-        "stopped": "",
+        "stopped": None,
         "seconds": 90.0,
         "img_per_s": 150.0,
         "parameters": 11_000_000,
-        "device": DEVICE,
+        "ran_on": DEVICE,
         "mean": {"AP": 0.5},
         "attributes": {name: {"threshold": 0.5} for name in names},
         "training_prevalence": dict.fromkeys(names, 0.5),
@@ -79,7 +80,7 @@ def truth(images):
 
 
 def make_ensemble(name, **facts):
-    run = make_run(name, drop=("img_per_s", "best_epoch", "seconds", "parameters", "device"), facts=facts)
+    run = make_run(name, drop=("img_per_s", "best_epoch", "seconds", "parameters", "ran_on"), facts=facts)
     config = run.config()
     run.write_json(
         "config.json", config | {"parameters": {"members": ["one", "two"], "images": "data/x", "backbone": "resnet18"}}
@@ -99,13 +100,13 @@ def mean_ap(run):
 
 
 def test_overview_has_a_column_for_what_differs_and_only_for_that():
-    runs = [make_run("one"), make_run("two", learning_rate=0.01, facts={"stopped": "pruned after epoch 2"})]
+    runs = [make_run("one"), make_run("two", learning_rate=0.01, facts={"stopped": PRUNED})]
     table = overview(runs)
     assert list(table.columns) == ["created", "learning_rate", *FACTS]
     assert list(table.index) == ["one", "two"]
     assert table.learning_rate.tolist() == [0.001, 0.01]
     assert table.validation_mAP.tolist() == [0.7, 0.7]
-    assert table.state.tolist() == ["finished", "stopped early: pruned after epoch 2"]
+    assert table.state.tolist() == ["finished", "stopped early: pruned, after epoch 2"]
 
 
 def test_equal_numbers_are_no_difference_and_other_data_is():
@@ -119,7 +120,7 @@ def test_no_parameter_is_called_as_a_fact_is():
 
 
 def test_runs_of_any_age_and_kind_are_listed_with_blanks():
-    old = make_run("old", drop=("judged_on", "seconds", "img_per_s", "parameters", "device", "mean"), loss=None)
+    old = make_run("old", drop=("judged_on", "seconds", "img_per_s", "parameters", "ran_on", "mean"), loss=None)
     bare = Run.create("bare", {}, "data")
     bare.write_json("metrics.json", {})
     ensemble, unfinished = make_ensemble("ensemble"), Run.create("unfinished", SETTINGS, "data")
@@ -173,13 +174,13 @@ def test_many_runs_that_differ_in_much_fit_the_terminal_and_nothing_is_lost(widt
     monkeypatch.setenv("COLUMNS", str(width))
     for i in range(30):
         many = {f"parameter_number_{j}": i * 0.001 + j for j in range(9)}
-        stopped = {"stopped": "no better epoch in the last 5, and a long story"} if i % 2 else {}
+        stopped = {"stopped": {"reason": "patience", "epoch": 7}} if i % 2 else {}
         make_run(f"run-with-a-name-{i}", backbone=f"a_very_long_backbone_{i}", facts=stopped, **many)
     lines = runs_printed(capsys).splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert all(f"parameter_number_{j}" in text for j in range(9))
-    assert "stopped early: no better epoch" in text
+    assert "stopped early: no better epoch for long, after epoch 7" in text
 
 
 def test_csv_holds_everything_whole(tmp_path, capsys):
@@ -208,10 +209,10 @@ def test_ranking_goes_by_validation_and_judges_on_the_test_images():
 
 
 def test_run_that_a_search_gave_up_is_named_and_left_out():
-    runs = [make_run("whole", 2), make_run("other"), make_run("half", 3, facts={"stopped": "pruned after epoch 2"})]
+    runs = [make_run("whole", 2), make_run("other"), make_run("half", 3, facts={"stopped": PRUNED})]
     compared = Comparison.of(runs)
     assert set(compared.judged) == {"whole", "other"}
-    assert "left out: half: a search gave it up (stopped early: pruned after epoch 2)" in str(compared)
+    assert "left out: half: a search gave it up (stopped early: pruned, after epoch 2)" in str(compared)
 
 
 def test_differences_are_paired_and_widened_for_their_number():
@@ -468,7 +469,7 @@ def many_runs(count=40):
             learning_rate=float(10 ** rng.uniform(-4, -2)),
             loss=["asl", "masked_bce"][i % 2],
             backbone=["resnet18", "efficientnet_b0", "mobilenet_v3_small"][i % 3],
-            facts={"img_per_s": float(50 + 10 * i), "device": DEVICE if i % 4 else "cuda, bf16 autocast"},
+            facts={"img_per_s": float(50 + 10 * i), "ran_on": DEVICE if i % 4 else "cuda bf16"},
         )
         for i in range(count)
     ]

@@ -11,8 +11,9 @@ import nbformat
 import pytest
 
 from mlkit.config import TrainConfig
-from mlkit.parameters import DATA, check_parameters, read_parameters
-from mlkit.pipeline import CHAIN, TRAINING, known_parameters
+from mlkit.errors import ParameterError
+from mlkit.parameters import DATA, check_parameters, convert_parameters, known_parameters, read_parameters
+from mlkit.pipeline import CHAIN, TRAINING
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -50,6 +51,21 @@ def test_has_one_tagged_cell_of_commented_literals(notebook):
         (statement,) = ast.parse(line).body
         ast.literal_eval(statement.value)  # raises for anything computed
         assert "  # " in line
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_parameters_are_converted_before_they_are_used(path):
+    """As papermill gives them: `-p overwrite false` is a text, and true."""
+    _, imports, *_ = code(nbformat.read(path, as_version=4))
+    assert imports.source.endswith(f'\nconvert_parameters("{path.stem}", globals())')
+    known = known_parameters(path.stem)
+    texts = {name: str(value).lower() for name, value in known.items() if isinstance(value, bool | int | float)}
+    namespace = known | texts | {"else": "5"}
+    convert_parameters(path.stem, namespace)
+    assert namespace == known | {"else": "5"}
+    for name in texts:
+        with pytest.raises(ParameterError, match=f"parameter {name} is 'maybe'; it must be"):
+            convert_parameters(path.stem, known | {name: "maybe"})
 
 
 def test_defines_nothing_and_no_cell_is_longer_than_a_screen(notebook):

@@ -133,6 +133,29 @@ def test_parts_of_the_chain_are_named_by_number_or_name():
         select(only="9")
 
 
+TRAINS = """
+from mlkit.runs import Run
+made = Run.create(run, {"images": images, "labels": labels, "epochs": epochs, "weights": weights}, "data", overwrite)
+with made.claimed():
+    made.write_json("metrics.json", {})
+"""
+
+
+@pytest.fixture
+def executed(tiny_chain, monkeypatch):
+    """The tiny chain without kernels; returns what was executed, as a list of numbers of notebooks."""
+    numbers = []
+
+    def execute(notebook, run, parameters, timeout=None):
+        numbers.append(CHAIN.index(notebook) + 1)
+        if notebook == pipeline.TRAINING:
+            exec(TRAINS, pipeline.known_parameters(notebook) | parameters)
+        (run / f"{notebook}.ipynb").touch()
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+    return numbers
+
+
 @pytest.fixture
 def tiny_chain(tmp_path, monkeypatch):
     """A project whose chain is one-cell notebooks; `write(number, source)` changes one of them."""
@@ -141,8 +164,10 @@ def tiny_chain(tmp_path, monkeypatch):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "labels.csv").write_text("image,a\nx.jpg,1\n")
 
-    def write(number, source="print('ran')"):
-        text = "images = 'data/images'\nlabels = 'data/labels.csv'\nrun = ''\noverwrite = False"
+    def write(number, source=None):
+        source = source or (TRAINS if number == 2 else "print('ran')")
+        text = "images = 'data/images'\nlabels = 'data/labels.csv'\nrun = ''\noverwrite = False\n"
+        text += {2: "epochs = 6\nweights = 'none'", 3: "smoothing = 0.9", 5: "other = ''"}.get(number, "")
         cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]})
         spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=spec)
@@ -214,6 +239,107 @@ def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(tiny_chain, 
     assert run_notebooks({}) == first
     (Path(os.environ["MLKIT_ROOT"]) / "data" / "labels.csv").write_text("image,a\nx.jpg,0\n")
     assert (first.name, run_notebooks({}).name) == ("data", "data-2")
+
+
+def test_a_finished_training_is_replaced_by_overwrite_alone(executed):
+    run = run_notebooks({"epochs": 6}, name="a")
+    made = run.id
+    for given, part in (
+        ({"epochs": 1}, {"only": "02"}),
+        ({}, {"start": "02"}),
+        ({"epochs": 6}, {"start": "1"}),
+        ({"epochs": 1}, {}),
+    ):
+        with pytest.raises(RunError, match=r"a holds .*--overwrite"):
+            run_notebooks(given, name="a", **part)
+    with pytest.raises(RunError, match="a holds a run with other epochs, which decide its training"):
+        run_notebooks({"epochs": 1}, name="a", only="05")
+    with pytest.raises(ParameterError, match="--overwrite replaces a training, and 05_evaluate train nothing"):
+        run_notebooks({}, name="a", only="05", overwrite=True)
+    assert run.id == made
+    assert executed == [1, 2, 3, 4, 5]
+    run_notebooks({"epochs": 1}, name="a", start="02", overwrite=True)
+    assert run.id != made
+    assert run.config()["parameters"]["epochs"] == 1
+
+
+def test_part_of_the_chain_without_a_name_leaves_a_training_of_that_name_alone(executed):
+    trained = Run.create("data", {"images": "data/images", "epochs": 6}, "data")
+    with trained.claimed():
+        trained.write_json("metrics.json", {})
+    made = trained.id
+    assert run_notebooks({}, start="02").name == "data-2"
+    with pytest.raises(RunError, match="data-2 holds this very training, finished; --from 03 goes on from it"):
+        run_notebooks({}, start="02")
+    assert trained.id == made
+
+
+def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed):
+    run = run_notebooks({}, name="a")
+    other = run.config()["parameters"] | {"epochs": 9}
+    with (new := Run.create("a", other, "data", overwrite=True)).claimed():
+        new.write_json("metrics.json", {})
+    with pytest.raises(RunError, match=r"or not made by `mlkit run`; .*--from 03 to go on from it"):
+        run_notebooks({}, name="a")
+    given = pipeline.given_parameters("a", select(start="03"))
+    assert given["epochs"] == pipeline.given_parameters("a")["epochs"] == 9
+    run_notebooks(given, name="a", start="03")
+    assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
+    (run / f"{CHAIN[3]}.ipynb").unlink()
+    run_notebooks({}, name="b")
+    (run.path.parent / "b" / f"{CHAIN[3]}.ipynb").unlink()
+    executed.clear()
+    run_notebooks({}, name="b")
+    assert executed == [4], "what is gone"
+
+
+def test_digest_knows_the_files_and_runs_that_parameters_name(executed, tmp_path):
+    (tmp_path / "w.pth").write_text("1")
+    with (second := Run.create("second", {}, "data")).claimed():
+        pass
+    given = {"weights": str(tmp_path / "w.pth"), "other": "second"}
+    run_notebooks(given, name="a")
+    executed.clear()
+    Run.create("second", {}, "data", overwrite=True)
+    run_notebooks(given, name="a")
+    assert executed == [5]
+    (tmp_path / "w.pth").write_text("other weights")
+    with pytest.raises(RunError, match="other parameters, data or code"):
+        run_notebooks(given, name="a")
+    assert second.id
+
+
+def test_digest_is_of_the_code_that_a_notebook_reaches_and_not_of_comments(executed, tiny_chain, tmp_path, monkeypatch):
+    code = shutil.copytree(ROOT / "mlkit", tmp_path / "mlkit", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(pipeline, "__file__", str(code / "pipeline.py"))
+    tiny_chain(3, "%matplotlib inline\nfrom mlkit import plots")
+
+    def executed_after(file, text):
+        with open(code / file, "a", encoding="utf-8") as module:
+            module.write(text)
+        pipeline._module.cache_clear()
+        executed.clear()
+        run_notebooks({}, name="a")
+        return executed
+
+    assert executed_after("plots.py", "") == [1, 2, 3, 4, 5]
+    assert executed_after("plots.py", "# a comment\n") == []
+    assert executed_after("bench/__init__.py", "x = 1\n") == executed_after("cli/run.py", "x = 1\n") == []
+    assert executed_after("plots.py", "x = 1\n") == [3]
+    with pytest.raises(RunError, match="other parameters, data or code"):  # the training imports it
+        executed_after("files.py", "x = 1\n")
+
+
+def test_parameters_and_parts_that_would_be_ignored_are_refused(executed, capsys):
+    from mlkit.cli import main
+
+    for words, message in (
+        (["--only", "02", "-p", "smoothing", "0.5"], "smoothing is of 03_plot_loss, which is not executed now"),
+        (["--only", "02", "--from", "03"], "--only executes one notebook, --from several"),
+    ):
+        assert main(["run", "--name", "a", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert executed == []
 
 
 def test_folder_of_a_training_without_notebooks_is_not_taken_over(tiny_chain):

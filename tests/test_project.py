@@ -17,6 +17,7 @@ import mlkit
 from mlkit import sample as sample_module
 from mlkit.labelfile import read_labels
 from mlkit.labels import label_counts, to_codes
+from mlkit.runs import FILES
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -94,9 +95,12 @@ def test_every_package_that_is_imported_is_declared(folder, extras):
 
 def test_every_file_of_a_run_folder_is_explained():
     text = "\n".join([*sources("mlkit").values(), *sources("notebooks").values()])
-    calls = r"""(?:write_(?:table|json)\(\s*|(?:chosen|run|results) / )["']([\w]+\.\w+)["']"""
+    calls = r"""(?:write_(?:table|json)\(\s*|\.new\(|(?:chosen|run|results) / )["']([\w]+\.\w+)["']"""
     explained = (ROOT / "outputs" / "README.md").read_text(encoding="utf-8")
     assert [name for name in sorted(set(re.findall(calls, text))) if name not in explained] == []
+    assert set(re.findall(r"""(?:chosen|run)\.(?:new|write_table)\(["']([\w]+\.\w+)["']""", text)) - set(FILES) == set()
+    rows = [f"| `{name}` | {maker} | {meaning} |" for name, (maker, meaning) in FILES.items()]
+    assert "\n".join(rows) in explained, "outputs/README.md has the table of mlkit.runs"
 
 
 def test_environment_file_shows_the_packages_and_leaves_versions_to_pyproject():

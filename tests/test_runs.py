@@ -17,7 +17,7 @@ import pytest
 import mlkit.runs as runs_module
 from mlkit.cli import main
 from mlkit.comparison.ranking import results_folder
-from mlkit.errors import ClaimError, RunError
+from mlkit.errors import ClaimError, ParameterError, RunError
 from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
 from mlkit.runs import Run, find_runs, list_runs, named_folder, outputs_root
 from mlkit.tuning import Tuning
@@ -30,7 +30,7 @@ def create(name="a", fingerprint="f1", overwrite=False, **changes):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("lock", ".written"))
 
 
 # --- create
@@ -105,21 +105,52 @@ def test_finished_run_is_refused_even_with_the_same_parameters():
     assert Run.open("a").finished
 
 
-def test_overwrite_removes_what_a_training_wrote_and_keeps_notebooks():
+def test_overwrite_removes_what_mlkit_wrote_and_nothing_else():
     run = create()
-    for file in ("history.csv", "split.csv", "model.pth", "last.pt", "loss.png", "metrics.json"):
-        (run / file).write_text("{}")
-    for file in ("02_train_resnet18.ipynb", "manifest.json", "notes.txt"):
-        (run / file).write_text("kept")
+    for file in ("history.csv", "model.pth", "last.pt", "my title.png", "metrics.json"):
+        run.new(file).write_text("{}")
+    own = ["02_train_resnet18.ipynb", "evaluation.csv", "labels.csv", "manifest.json", "mine.pth", "notes.txt", "photo.png"]
+    for file in own:
+        (run / file).write_text("somebody's")
     new = create(overwrite=True, epochs=9)
-    assert files(new.path) == ["02_train_resnet18.ipynb", "config.json", "manifest.json", "notes.txt"]
+    assert files(new.path) == sorted([*own, "config.json"])
     assert new.config()["parameters"]["epochs"] == 9
+    assert new.id != run.config().get("created")
+    (run / "history.csv").write_text("somebody's")  # a name that was mlkit's before
+    assert files(create(overwrite=True).path) == sorted([*own, "config.json", "history.csv"])
+
+
+def test_overwrite_of_a_run_from_before_there_was_a_record_goes_by_the_table_of_files():
+    run = create()
+    (run / ".written").unlink()
+    write_json(run / "config.json", {key: value for key, value in run.config().items() if key != "id"})
+    for file in ("history.csv", "labels.csv", "model.pth", "intervals.png", "photo.png"):
+        (run / file).touch()
+    assert run.id == run.config()["created"]
+    assert files(create(overwrite=True).path) == ["config.json", "labels.csv", "photo.png"]
+
+
+def test_a_config_of_something_else_is_left_alone(outputs):
+    for content in ({"architectures": ["ViT"]}, [1]):
+        write_json(outputs / "foreign" / "config.json", content)
+        (outputs / "foreign" / "model.pth").touch()
+        with pytest.raises(RunError, match=r"foreign/config\.json is not of a run; choose another name"):
+            create("foreign", overwrite=True)
+    assert files(outputs / "foreign") == ["config.json", "model.pth"]
+
+
+@pytest.mark.parametrize("text", ["false", "true", 1, None])
+def test_only_true_overwrites(text):
+    create().write_json("metrics.json", {})
+    with pytest.raises(ParameterError, match=r"overwrite is .*; it must be true or false"):
+        create(overwrite=text)
+    assert Run.open("a").finished
 
 
 def test_interrupted_overwrite_leaves_no_checkpoint_for_another_training(monkeypatch):
     run = create()
-    for file in ("last.pt", "history.csv", "model.pth"):
-        (run / file).touch()
+    for file in ("history.csv", "model.pth", "last.pt"):
+        run.new(file).touch()
     unlink = Path.unlink
 
     def interrupt(path, **options):

@@ -61,7 +61,7 @@ def test_run_folder_holds_what_the_contract_names(dataset, sample):
     assert np.isfinite(history.loss).all()
     metrics = run.read_json("metrics.json")
     assert metrics["attributes"].keys() == set(table.index)
-    assert (metrics["epochs"], metrics["stopped"]) == (3, "")
+    assert (metrics["epochs"], metrics["stopped"]) == (3, None)
     assert metrics["seconds"] == pytest.approx(epochs.seconds.sum(), abs=0.1)
     assert metrics["img_per_s"] == history.img_per_s.median() > 0
     assert metrics["parameters"] == 11_176_512 + 513 * len(table)  # a ResNet18 without its head, and the head
@@ -347,7 +347,7 @@ def test_patience_stops_early(dataset, sample):
     assert len(epochs) < 30
     metrics = run.read_json("metrics.json")
     assert len(epochs) == metrics["best_epoch"] + 2
-    assert metrics["stopped"] == "no better epoch in the last 2"
+    assert metrics["stopped"]["reason"] == "patience"
 
 
 def test_diverged_training_says_so_and_what_to_do(dataset, sample):
@@ -367,7 +367,7 @@ def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dat
     train(dataset, CONFIG, run, watcher)
     assert seen == [[1], [1, 2]]
     assert run.finished
-    assert run.read_json("metrics.json")["stopped"] == "pruned after epoch 2"
+    assert run.read_json("metrics.json")["stopped"] == {"reason": "pruned", "epoch": 2}
     assert Predictor.load(run.path).predict(sample / "images" / "0000.jpg").probability.between(0, 1).all()
 
 

@@ -116,11 +116,11 @@ def worth(parameters):
 
 def play(notebook, run, parameters, **options):
     """What notebook 02 does with its parameters, without a training: three epochs, reported, and a finished run."""
-    watcher, epochs, stopped = reporter(parameters["trial"]), [], ""
+    watcher, epochs, stopped = reporter(parameters["trial"]), [], None
     for epoch in (1, 2, 3):
         epochs.append({"epoch": epoch, "mAP": worth(parameters) * epoch / 3})
         if watcher(epochs) and epoch < 3:
-            stopped = f"pruned after epoch {epoch}"
+            stopped = {"reason": "pruned", "epoch": epoch}
             break
     data = Tuning.open(parameters["trial"].partition("/")[0]).data
     run.write_json("config.json", {"parameters": parameters, "created": "now", "data": data})

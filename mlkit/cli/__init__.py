@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mlkit: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
         return 130
 
 
@@ -59,6 +59,7 @@ def _close_output() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("mlkit", description="multi-label image classification with missing labels")
     parser.add_argument("--version", action="version", version=mlkit.__version__)
+    parser.set_defaults(goes_on="")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_to(commands)

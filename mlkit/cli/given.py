@@ -9,6 +9,8 @@ from typing import Any
 from mlkit.errors import MlkitError
 from mlkit.files import project_root, shown
 
+GOES_ON = "the same command goes on where it stopped"  # what a person is told who interrupts it
+
 
 def data_options() -> argparse.ArgumentParser:
     """Options of all commands that train, as a parent for their parsers."""

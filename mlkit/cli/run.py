@@ -1,10 +1,11 @@
 """`mlkit run`: the notebooks in order, headless."""
 
 import argparse
+import shlex
 import sys
 from typing import Any
 
-from mlkit.cli.given import data_options, given_parameters
+from mlkit.cli.given import GOES_ON, data_options, given_parameters
 from mlkit.cli.predict import print_predictions
 
 
@@ -15,25 +16,39 @@ def add_to(commands: Any) -> None:
     command.add_argument("--only", default="", metavar="NN", help="execute this notebook alone, again")
     command.add_argument("--from", dest="start", default="", metavar="NN", help="execute from this notebook on, again")
     command.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time for one cell")
-    command.set_defaults(command=run)
+    command.set_defaults(command=run, goes_on=GOES_ON)
 
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
     from mlkit import pipeline
+    from mlkit.errors import ParameterError
+    from mlkit.parameters import known_parameters
 
+    chosen = pipeline.select(options.only, options.start)
+    for name, _ in options.parameter:
+        having = [notebook for notebook in pipeline.CHAIN if name in known_parameters(notebook)]
+        if having and not set(having) & set(chosen):
+            raise ParameterError(f"{name} is of {', '.join(having)}, which is not executed now; leave it out")
     # a part of an earlier run starts from what that run was given, so that it need not be said again
-    given = given_parameters(options, pipeline.given_parameters(options.name) if options.only or options.start else {})
+    part = options.only or options.start
+    given = given_parameters(options, pipeline.given_parameters(options.name, chosen) if part else {})
     try:
         result = pipeline.run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
     except pipeline.NotebookError as error:
         print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
-        part = "--only" if options.only else "--from"
-        print(f"resume:   mlkit run --name {error.run.name} {part} {error.notebook.split('_')[0]}", file=sys.stderr)
+        how = [
+            "--only" if options.only else "--from",
+            error.notebook.split("_")[0],
+            *(["--overwrite"] if error.replaces else []),
+        ]
+        if error.notebook == pipeline.TRAINING and error.run.finished and not error.replaces:  # it failed after the training
+            how = ["--from", "03"]
+        print(f"resume:   {shlex.join(['mlkit', 'run', '--name', error.run.name, *how])}", file=sys.stderr)
         return 1
     print(f"\nmade in {result}:")
-    for file in sorted(result.path.iterdir()):
-        if file.suffix in (".pth", ".png", ".ipynb", ".csv", ".json"):
+    for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in pipeline.CHAIN)]):
+        if file.exists():
             print(f"  {file.name:42} {file.stat().st_size / 1e3:10,.0f} kB")
     if (result / "prediction.csv").exists():
         print()

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlkit.cli.given import data_options, given_parameters
+from mlkit.cli.given import GOES_ON, data_options, given_parameters
 
 
 def add_to(commands: Any) -> None:
@@ -11,22 +11,26 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "study", parents=[data_options()], help="compare methods for missing labels, on data with complete labels"
     )
-    command.set_defaults(command=study)
+    command.set_defaults(command=study, goes_on=GOES_ON)
 
 
 def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
     from mlkit.config import TrainConfig
     from mlkit.dataset import MultiLabelDataset
+    from mlkit.errors import ParameterError
     from mlkit.parameters import DATA, check_parameters, parameters_of
     from mlkit.sample import FOLDER, ensure_sample
     from mlkit.study import run_study
     from mlkit.study.findings import advice, differences
-    from mlkit.study.grid import Study
+    from mlkit.study.grid import NOT_GIVEN, Study
 
     where = {**DATA, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
     training, asked = parameters_of(TrainConfig), parameters_of(Study)
-    values = where | check_parameters(given_parameters(options, standard="study"), where | training | asked)
+    given = given_parameters(options, standard="study")
+    if name := next((name for name in given if name in NOT_GIVEN), None):
+        raise ParameterError(f"{name} is {given[name]!r}, which a study decides by itself: {NOT_GIVEN[name]}")
+    values = where | check_parameters(given, where | training | asked)
     data = {name: values.pop(name) for name in where}
     config = TrainConfig(**{name: value for name, value in values.items() if name in training})
     wanted = Study(**{name: value for name, value in values.items() if name in asked}, config=config)

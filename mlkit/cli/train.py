@@ -1,6 +1,7 @@
 """`mlkit train`: one training without a notebook, or every fold of a cross-validation."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,12 @@ def train(options: argparse.Namespace) -> int:
         from mlkit.folds import cross_validate
 
         name = options.name or Path(data["labels"]).absolute().parent.name or "run"
+        if not options.overwrite:  # else the same command begins again, as it was told
+            options.goes_on = _goes_on(options, name)
         _print_folds(cross_validate(dataset, config, name, data, options.overwrite), name)
         return 0
     result = Run.create(options.name, config.parameters(**data), dataset.fingerprint, options.overwrite)
+    options.goes_on = _goes_on(options, result.name)
     table = train_model(dataset, config, result)
     columns = ["positives", "negatives", "chance", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
     print(table[columns].round(3).to_string())
@@ -60,6 +64,15 @@ def train(options: argparse.Namespace) -> int:
     print(f"{judged_on} mAP {mean.AP:.3f} over {mean.attrs['over']}, chance {mean.chance:.3f}")
     print(f"model: {shown(result / 'model.pth')}")
     return 0
+
+
+def _goes_on(options: argparse.Namespace, name: str) -> str:
+    """What goes on with a training that was begun: it has a name by now, and nothing to overwrite."""
+    given = {"--images": options.images, "--labels": options.labels, "--name": name, "--folds": options.folds}
+    words = [word for option, value in given.items() if value for word in (option, str(value))]
+    words += [word for file in options.file for word in ("-f", file)]
+    words += [word for pair in options.parameter for word in ("-p", *pair)]
+    return f"this goes on where it stopped: {shlex.join(['mlkit', 'train', *words])}"
 
 
 def _print_folds(table: Any, name: str) -> None:

@@ -6,11 +6,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import data_options, given_parameters
+from mlkit.cli.given import GOES_ON, data_options, given_parameters
 from mlkit.errors import MlkitError
 from mlkit.files import shown
 
 _TRIALS = 20
+_TOP = 3
 
 
 def add_to(commands: Any) -> None:
@@ -38,13 +39,13 @@ def add_to(commands: Any) -> None:
         metavar="SEED",
         help="train the best settings so far again with each of these seeds; with --grid, every combination",
     )
-    command.add_argument("--top", type=int, default=3, metavar="N", help="settings that --seeds repeats (default: 3)")
+    command.add_argument("--top", type=int, metavar="N", help=f"settings that --seeds repeats (default: {_TOP})")
     command.add_argument("--workers", type=int, default=1, metavar="W", help="processes that run trials (default: 1)")
     command.add_argument("--no-prune", action="store_true", help="train every trial to its end")
     command.add_argument("--recover", nargs="?", const="", metavar="HOST", help=_RECOVER)
     command.add_argument("--storage", metavar="URL", help="database for the trials, instead of the journal file")
     command.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process of `--workers`
-    command.set_defaults(command=tune)
+    command.set_defaults(command=tune, goes_on=GOES_ON)
 
 
 _RECOVER = "go on with the trials of processes that were killed here (or on HOST, where nothing works any more)"
@@ -63,8 +64,13 @@ def tune(options: argparse.Namespace) -> int:
     if options.worker:
         work(Tuning.open(options.name))
         return 0
-    if options.grid and options.trials is not None:
-        raise MlkitError("--grid runs every combination, --trials is for a search; give one of them")
+    if options.trials is not None and (options.grid or options.seeds):
+        other = "--grid runs every combination" if options.grid else "--seeds repeats what was found"
+        raise MlkitError(f"{other}, --trials is for a search; give one of them")
+    if options.top is not None and (options.grid or not options.seeds):
+        raise MlkitError(
+            f"--top is {options.top}, of the settings that --seeds repeats after a search; give --seeds, or leave it out"
+        )
     for name in ("workers", "trials", "top"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise MlkitError(f"--{name} is {value}; it must be at least 1")
@@ -105,7 +111,7 @@ def _queue(tuning: Any, options: argparse.Namespace) -> None:
         own = [] if "seed" in tuning.space.ranges else [tuning.parameters["seed"]]
         tuning.enqueue(tuning.space.grid(), options.seeds or own)
     elif options.seeds:
-        tuning.enqueue(trials.promising(tuning, options.top), options.seeds)
+        tuning.enqueue(trials.promising(tuning, options.top or _TOP), options.seeds)
     elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
         tuning.search(_TRIALS if options.trials is None else options.trials)
 

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from mlkit.comparison.overview import device_text
 from mlkit.comparison.ranking import Comparison
 
 
@@ -56,7 +55,7 @@ def architectures(compared: Comparison) -> pd.DataFrame:
         made = judged.run.config()["parameters"]
         frozen = made.get("freeze", "none")
         parts = [
-            device_text(table.ran_on[title]),
+            "" if pd.isna(table.ran_on[title]) else table.ran_on[title],
             f"{made['image_size']} px" if "image_size" in made else "",
             f"{frozen} frozen" if frozen != "none" else "",
         ]

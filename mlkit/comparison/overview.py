@@ -9,9 +9,21 @@ import numpy as np
 import pandas as pd
 
 from mlkit.parameters import DATA
-from mlkit.runs import Run
+from mlkit.runs import Run, Stopped
 
-FACTS = ("mAP", "over", "attributes", "validation_mAP", "judged_on", "seconds", "img_per_s", "parameters", "ran_on", "state")
+FACTS = (
+    "mAP",
+    "over",
+    "attributes",
+    "validation_mAP",
+    "judged_on",
+    "seconds",
+    "img_per_s",
+    "parameters",
+    "ran_on",
+    "state",
+    "stopped",
+)
 _TOLD = ("members",)  # told even of a single run: it is what tells an ensemble from a training
 _WIDEST = 18  # characters of a parameter's value for the eye
 
@@ -24,7 +36,8 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
         fingerprint's beginning, if that differs; then `FACTS`: mAP on the images that judge (of which split: judged_on),
         over how many of its attributes that is, the others lack a class there,
         mAP of the kept epoch on the validation images, seconds and images/s of the training, number of parameters, the
-        device and precision that it ran on, and state: finished, unfinished, or stopped early with the reason.
+        device and precision that it ran on, state (finished, unfinished, or stopped early with the reason), and stopped:
+        why, see `runs.Stopped`, empty for a run that was not stopped.
     """
     configs = {run.title: run.config() for run in runs}
     created = pd.DataFrame({"created": {title: config["created"] for title, config in configs.items()}})
@@ -72,7 +85,7 @@ def key(value: Any) -> str:
 def _facts(run: Run) -> dict[str, Any]:
     """`FACTS` of one run; runs of older versions, ensembles and unfinished runs lack some."""
     facts = run.read_json("metrics.json") if run.finished else {}
-    stopped = facts.get("stopped")
+    stopped = Stopped.read(facts)
     return {
         "mAP": (facts.get("mean") or {}).get("AP"),
         "over": len(facts["attributes"]) - len(facts["left_out_of_mean"]) if "left_out_of_mean" in facts else None,
@@ -80,8 +93,9 @@ def _facts(run: Run) -> dict[str, Any]:
         "validation_mAP": _validation_mean_ap(run, facts),
         "judged_on": facts.get("judged_on"),
         **{name: facts.get(name) for name in ("seconds", "img_per_s", "parameters")},
-        "ran_on": facts.get("device"),
+        "ran_on": facts.get("ran_on", facts.get("device")),
         "state": "unfinished" if not run.finished else f"stopped early: {stopped}" if stopped else "finished",
+        "stopped": stopped.reason if stopped else "",
     }
 
 
@@ -112,7 +126,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "time": [_duration(seconds) for seconds in table.seconds],
         "img/s": [_number(value, ",.0f" if value >= 100 else ".3g") for value in table.img_per_s],
         "size": [_number(value / 1e6, ".1f", " M") for value in table.parameters.astype(float)],
-        "ran on": [device_text(text) for text in table.ran_on],
+        "ran on": ["" if pd.isna(text) else shorten(text) for text in table.ran_on],
         "state": [shorten(state, 3 * _WIDEST) for state in table.state],
     }
     if not table.judged_on.dropna().eq("test").all():
@@ -157,8 +171,3 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def device_text(text: str | None) -> str:
-    """ "cpu bf16" of "cpu, bf16 autocast, channels_last (why)"."""
-    return "" if text is None or pd.isna(text) else " ".join(part.split()[0] for part in text.split(", ")[:2])

@@ -79,7 +79,7 @@ class Comparison:
         """
         table = overview(runs)
         judged, left_out = _read(runs)
-        for title in [title for title in judged if "pruned" in str(table.state[title])]:
+        for title in [title for title in judged if table.stopped[title] == "pruned"]:
             judged.pop(title)
             left_out[title] = f"a search gave it up ({table.state[title]}), and its figures are of half a training"
         if not judged:

@@ -62,7 +62,10 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
         "members": votes.runs,
         "seconds": round(sum(seconds), 1) if len(seconds) == len(members) else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "device": "; ".join(dict.fromkeys(facts.get("device", "unknown") for facts in of_members)),
+        **{
+            name: "; ".join(dict.fromkeys(facts.get(name, "unknown") for facts in of_members))
+            for name in ("device", "ran_on")
+        },
     }
     parts = {"validation": votes.mean(votes.validation), "test": votes.mean(votes.test)}
     prevalence = pd.DataFrame([facts["training_prevalence"] for facts in of_members]).astype(float).mean().to_numpy()

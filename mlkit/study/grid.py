@@ -28,11 +28,25 @@ class Cell:
         return f"seed {self.seed}, {known}, {self.method}"
 
 
+# Settings of a training that a study decides by itself, and what to give instead.
+NOT_GIVEN = {
+    "loss": "give methods",
+    "loss_settings": "every method has those of its paper",
+    "prior_run": "csl trains one for itself",
+    "seed": "give seeds",
+    "split_seed": "give seeds",
+    "folds": "give seeds",
+    "fold": "give seeds",
+    "calibrate": "AP does not depend on it",
+    "threshold": "AP does not depend on it",
+}
+
+
 @dataclass(frozen=True)
 class Study:
     """What to compare, and how each model is trained; every method with the same settings but its loss.
 
-    Of `config` the seeds, the loss, its settings and prior, and the folds are not used.
+    In `config`, the settings in `NOT_GIVEN` have their defaults.
 
     Raises:
         ParameterError: if there is nothing to compare or a value is outside of what is possible.
@@ -52,6 +66,9 @@ class Study:
             for value in getattr(self, name):
                 if value not in known:
                     raise ParameterError(f"{name}: there is no {value!r}{nearest(str(value), known)}")
+        for name, instead in NOT_GIVEN.items():
+            if getattr(self.config, name) != getattr(TrainConfig, name):
+                raise ParameterError(f"{name} is {getattr(self.config, name)!r}, which a study decides by itself: {instead}")
         for name in ("methods", "fractions", "mechanisms", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -7,8 +7,8 @@ from typing import Any
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset
 from mlkit.errors import RunError
-from mlkit.parameters import DATA, check_parameters, parameters_of
-from mlkit.pipeline import TRAINING, known_parameters
+from mlkit.parameters import DATA, check_parameters, known_parameters, parameters_of
+from mlkit.pipeline import TRAINING
 from mlkit.progress import say
 from mlkit.runs import contents
 from mlkit.sample import ensure_sample

@@ -15,6 +15,7 @@ from mlkit.errors import ClaimError, MlkitError
 from mlkit.files import Claim, project_root
 from mlkit.pipeline import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
+from mlkit.runs import Stopped
 from mlkit.tuning import Tuning, marks_of, storage_name
 
 if TYPE_CHECKING:
@@ -139,11 +140,12 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
     for epoch, value in epochs.set_index("epoch").mAP.items():
         if epoch not in told:  # the training had ended before this process took it over
             trial.report(value, int(str(epoch)))
-    if facts["stopped"].startswith("pruned"):
+    stopped = Stopped.read(facts)
+    if stopped and stopped.reason == "pruned":
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, worth)
-    say(f"trial {number}: validation mAP {worth:.3f}, {facts['seconds']:.0f} s{facts['stopped'] and ', '}{facts['stopped']}")
+    say(f"trial {number}: validation mAP {worth:.3f}, {facts['seconds']:.0f} s{f', {stopped}' if stopped else ''}")
     return True
 
 
