@@ -40,7 +40,8 @@ def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, caps
     def train(dataset, config, run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlkit.train.train", train)
+    for module in ("mlkit.sweep", "mlkit.train"):  # in this order: the first imports from the second
+        monkeypatch.setattr(f"{module}.train", train)
     words = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "-p", "image_size", "16"]
     assert main(["train", *words, "--overwrite"]) == 130
     (run,) = outputs.glob("2*")
@@ -50,7 +51,6 @@ def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, caps
     assert sorted(command[2:]) == sorted([*words, "--name", run.name])
     assert main(command[1:]) == 130
     assert [run] == list(outputs.glob("2*"))
-    monkeypatch.setattr("mlkit.sweep.train", train)
     assert main(["train", *words, "--folds", "2"]) == 130
     assert f"--name {sample.name} --folds 2" in capsys.readouterr().err
     assert main(["train", *words, "--folds", "2", "--overwrite"]) == 130
