@@ -23,15 +23,15 @@ from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, r
 FILES: dict[str, tuple[str, str]] = {
     "config.json": (
         "the training",
-        "every parameter, a fingerprint of the data, digests of the weights and the model of `prior_run`, package versions, and "
-        "an identity of its own",
+        "every parameter, a fingerprint of the data, digests of the weights and the model of `prior_run`, package "
+        "versions, and an identity of its own",
     ),
     "split.csv": ("the training", "which images were trained on, validated on, tested on"),
     "history.csv": ("the training", "iteration, epoch, loss, learning rate, images per second"),
     "epochs.csv": (
         "the training",
-        "validation loss (plain cross-entropy of the known cells, whatever the run's loss and weights), mAP and the AP of each "
-        "attribute after every epoch, and its seconds",
+        "validation loss (plain cross-entropy of the known cells, whatever the run's loss and weights), mAP and the AP of "
+        "each attribute after every epoch, and its seconds",
     ),
     "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
     "model.pth": (
