@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import HANG
 from PIL import Image
 
 from mlkit import cli
@@ -256,7 +257,7 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(30)
+        worker.join(HANG)
     assert [worker.exitcode for worker in workers] == [0, 0]
     log = (outputs_root() / "s" / "log.txt").read_text().splitlines()
     done = [line.split(" ", 1) for line in log]

@@ -29,6 +29,7 @@ from mlkit.verdict import model_meta
 
 CONFIG = TrainConfig(
     image_size=32,
+    backbone="shufflenet_v2_x0_5",
     weights="none",
     epochs=3,
     batch_size=16,
@@ -64,7 +65,7 @@ def test_run_folder_holds_what_the_contract_names(dataset, sample):
     assert (metrics["epochs"], metrics["stopped"]) == (3, None)
     assert metrics["seconds"] == pytest.approx(epochs.seconds.sum(), abs=0.1)
     assert metrics["img_per_s"] == history.img_per_s.median() > 0
-    assert metrics["parameters"] == 11_176_512 + 513 * len(table)  # a ResNet18 without its head, and the head
+    assert metrics["parameters"] == 341_792 + 1025 * len(table)  # a ShuffleNetV2 x0.5 without its head, and the head
     assert run.config()["parameters"]["epochs"] == 3
     assert not (run / "last.pt").exists()
     assert run.finished
@@ -102,7 +103,7 @@ def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(datase
     training = np.flatnonzero(split == "train")
     pixels, targets = dataset.batch(next(batches(training, 16, CONFIG.seed, epoch=1)))
     torch.manual_seed(CONFIG.seed)
-    logits = build_model("resnet18", 4, "none", 32).train()(normalise(pixels))
+    logits = build_model(CONFIG.backbone, 4, "none", 32).train()(normalise(pixels))
     weight = torch.tensor(pos_weight(dataset.labels.iloc[training]).to_numpy(), dtype=torch.float32)
     assert run.read_table("history.csv").loss[0] == pytest.approx(masked_bce(logits, targets, weight).item(), rel=1e-4)
 
@@ -178,7 +179,7 @@ def plain_training(dataset, training, validation, config):
 
     weight = torch.tensor(pos_weight(dataset.labels.iloc[training]).to_numpy(), dtype=torch.float32)
     torch.manual_seed(config.seed)
-    model = build_model("resnet18", 4, "none", 32).train()
+    model = build_model(CONFIG.backbone, 4, "none", 32).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     losses = []
     for epoch in range(1, config.epochs + 1):
@@ -224,7 +225,7 @@ def backbone_weights(tmp_path):
 
 @pytest.mark.parametrize("freeze", ["backbone", "until:layer3"])
 def test_frozen_layers_stay_and_activations_computed_once_give_the_same_training(dataset, sample, backbone_weights, freeze):
-    config = replace(CONFIG, weights=backbone_weights, freeze=freeze)
+    config = replace(CONFIG, backbone="resnet18", weights=backbone_weights, freeze=freeze)
     run, _ = start("once", config, dataset, sample)
     # a brightness too small to see takes the path that computes the frozen layers in every step
     other, _ = start("always", replace(config, brightness=1e-6), dataset, sample)
@@ -319,7 +320,7 @@ def test_a_batch_is_never_cut_into_single_images(dataset, sample):
 
 def test_accumulated_parts_equal_the_whole_batch(dataset, sample, backbone_weights):
     # frozen features, so that batch normalisation, which sees the parts alone, has no say
-    config = replace(CONFIG, epochs=1, weights=backbone_weights, freeze="backbone")
+    config = replace(CONFIG, backbone="resnet18", epochs=1, weights=backbone_weights, freeze="backbone")
     whole, parts = (
         start(f"a{n}", replace(config, accumulate=n), dataset, sample)[0].read_table("history.csv").loss for n in (1, 5)
     )
