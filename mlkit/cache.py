@@ -5,6 +5,7 @@ which row belongs to which file (path, size, times) and is replaced whole. A row
 cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode. Of a
 file that was touched in any way, even if size and mtime are the same (as in archives that store no times), the content is
 read again and decides.
+What else is computed of every image's pixels may be kept beside them, by the content of the file.
 Once most rows belong to files that are no more, a new `pixels.u8` is begun; processes that have the old one open keep it.
 """
 
@@ -14,10 +15,12 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -67,6 +70,22 @@ class PixelCache:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""
         return self._pixels.read(rows).reshape(-1, self.size, self.size, 3)
+
+    def kept(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `keep` has kept; nothing where there is no such file, or a garbled one."""
+        try:
+            with np.load(self.path / f"{name}.npz") as file:
+                return file["digests"], file["rows"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return np.empty(0, str), np.empty(0)
+
+    def keep(self, name: str, digests: np.ndarray, rows: np.ndarray) -> None:
+        """Keep one row for each content of a file, named by its digest; those of old files only while they are few."""
+        if len(digests) > 2 * len(self.entries):
+            current = np.isin(digests, [entry.digest for entry in self.entries.values()])
+            digests, rows = digests[current], rows[current]
+        with suppress(OSError), atomic(self.path / f"{name}.npz") as temporary:  # a disk that is full costs time later
+            np.savez(temporary, digests=digests, rows=rows)
 
 
 def cores() -> int:

@@ -63,6 +63,7 @@ class TrainConfig(Strengths):
     fold: Annotated[int, Between(0), "number of the fold whose images are the test set"] = 0
     threshold: Annotated[str, '"f1", "precision:0.9", "recall:0.9" or "fixed:0.5"'] = "f1"
     calibrate: Annotated[bool, "turn scores into probabilities that mean what they say"] = True
+    near_duplicates: Annotated[bool, "search for them and keep them on one side of the split; false: identical files"] = True
     split_seed: Annotated[int, Between(0, 2**32 - 1), "of the split: runs that share it are judged on the same images"] = 0
     seed: Annotated[int, Between(0, 2**63 - 1), "of all else: first weights, order of the images, augmentation"] = 0
     device: Annotated[str, '"auto", "cpu", "cuda"'] = "auto"

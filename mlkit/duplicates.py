@@ -6,6 +6,7 @@ pictures of one composition for each other (drawings, product photos before a wh
 """
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -21,20 +22,21 @@ _MOST_BITS = 16  # beyond, bands get so short that all pairs are candidates
 _BITS = 64
 _THUMBNAIL = 16  # side in pixels
 _NOISE = 2.0  # grey levels; pictures flatter than that differ by what compression left
-_BLOCK = 1 << 14  # pairs compared at a time
+_BLOCK = 128  # images compared with others at a time
+_KEPT = "fingerprints-1"  # in the pixel cache; another number for another way to compute them
 
 
-def duplicate_pairs(dataset: MultiLabelDataset, distance: int = DISTANCE) -> pd.DataFrame:
-    """Pairs of near duplicates, most alike first: first, second, distance, difference.
+def duplicate_groups(dataset: MultiLabelDataset, distance: int = DISTANCE) -> pd.Series:
+    """Group of every image, for `split_images(groups=...)`: the name of the group's first image; its own where it is alone.
+
+    Groups are the connected components of near duplicates: the ends of a chain (frames of a film, say) may differ visibly,
+    but no image on one side of a split has a near duplicate on the other.
 
     Args:
-        dataset: its cached pixels are compared, so at its image size; 32 pixels are enough.
+        dataset: its cached pixels are compared, so at its image size; 32 pixels are enough. Fingerprints are computed once
+            and kept with the pixel cache.
         distance: bits in which the hashes may differ, 0 to 16; fewer find less, more cost time and add little, since the
             thumbnails must agree as well.
-
-    Returns:
-        `difference` is the root mean square difference of the thumbnails over their mean contrast (standard deviation):
-        0 for copies, about 1.4 for unrelated pictures. Of several copies, each is listed beside the first only.
 
     Raises:
         ParameterError: if `distance` is out of range.
@@ -43,47 +45,38 @@ def duplicate_pairs(dataset: MultiLabelDataset, distance: int = DISTANCE) -> pd.
         raise ParameterError(
             f"distance is {distance}; it must lie between 0 and {_MOST_BITS} bits of {_BITS}, {DISTANCE} say"
         )
-    prints = dataset.map_pixels(_fingerprints, "hashing")
-    # exact copies (and blank pictures, which all look alike) first: n of them are n - 1 pairs, not n^2 / 2
-    _, originals, inverse = np.unique(prints, axis=0, return_index=True, return_inverse=True)
-    first_of = originals[inverse.ravel()]
-    copies = np.flatnonzero(first_of != np.arange(len(prints)))
-    originals = np.sort(originals)
-    hashes = np.ascontiguousarray(prints[originals, :8]).view(np.uint64).ravel()
-    pairs, bits = _hash_pairs(hashes, distance)
-    pairs = originals[pairs]
-    difference = _thumbnail_difference(prints[:, 8:], pairs)
-    near = difference <= DIFFERENCE
-    first = np.concatenate([first_of[copies], pairs[near, 0]])
-    second = np.concatenate([copies, pairs[near, 1]])
-    images = dataset.labels.index.to_numpy()
-    table = pd.DataFrame(
-        {
-            "first": images[first],
-            "second": images[second],
-            "distance": np.concatenate([np.zeros(len(copies), np.int64), bits[near]]),
-            "difference": np.concatenate([np.zeros(len(copies)), difference[near]]),
-        }
-    )
-    return table.sort_values("difference", kind="stable", ignore_index=True)
-
-
-def duplicate_groups(dataset: MultiLabelDataset, distance: int = DISTANCE) -> pd.Series:
-    """Group of every image, for `split_images(groups=...)`: the name of the group's first image; its own where it is alone.
-
-    Groups are the connected components of `duplicate_pairs`: the ends of a chain (frames of a film, say) may differ visibly,
-    but no image on one side of a split has a near duplicate on the other. `distance` and errors as there.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    pairs = duplicate_pairs(dataset, distance)
+    firsts = near_duplicates(dataset.map_pixels(_fingerprints, "hashing", keep=_KEPT), distance)
     index = dataset.labels.index
-    ends = index.get_indexer(pd.Index(pairs["first"])), index.get_indexer(pd.Index(pairs["second"]))
-    links = coo_array((np.ones(len(pairs), np.int8), ends), shape=(len(index), len(index)))
-    _, component = connected_components(links, directed=False)
-    _, firsts = np.unique(component, return_index=True)
-    return pd.Series(index.to_numpy()[firsts[component]], index=index, name="group", dtype=object)
+    return pd.Series(index.to_numpy()[firsts], index=index, name="group", dtype=object)
+
+
+def near_duplicates(prints: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
+    """Position of the first image of every image's group.
+
+    Cut into distance + 1 bands, two hashes that differ in at most `distance` bits are equal in at least one of them, so that
+    only images that share a band are compared (multi-index hashing, Norouzi, Punjani & Fleet 2012), and of those only images
+    that no chain joins yet: thousands of frames of one scene are joined by the first few.
+
+    Args:
+        prints: fingerprints, uint8 (images, bytes of the hash and of the thumbnail).
+        distance: bits in which hashes may differ.
+    """
+    # exact copies (and blank pictures, which all look alike) first
+    rows = np.ascontiguousarray(prints).view(np.dtype((np.void, prints.shape[1]))).ravel()
+    _, originals, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    groups = _Groups(len(originals))
+    hashes = np.ascontiguousarray(prints[originals, :8]).view(np.uint64).ravel()
+    compared: list[np.uint64] = []  # bands
+    cuts = np.linspace(0, _BITS, distance + 2).astype(int)
+    for low, high in itertools.pairwise(cuts):
+        band = np.uint64(((1 << int(high - low)) - 1) << int(low))
+        for members in _buckets(hashes & band):
+            _join(members, hashes, prints[originals[members], 8:], distance, compared, groups)
+        compared.append(band)
+    first = np.full(len(originals), len(prints))
+    np.minimum.at(first, groups.of(np.arange(len(originals))), originals)
+    result: np.ndarray = first[groups.of(inverse.ravel())]
+    return result
 
 
 def contradictions(labels: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -165,37 +158,81 @@ def _fingerprints(pixels: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def _hash_pairs(hashes: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (first < second) of hashes that differ in at most `distance` bits, and in how many.
+class _Groups:
+    """Union-find: sets of numbers below `count` that are joined one pair after the other."""
 
-    Cut into distance + 1 bands, two such hashes are equal in at least one of them, so that only images that share a band
-    are compared (multi-index hashing, Norouzi, Punjani & Fleet 2012).
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count)
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """The set of each number, by one of its members."""
+        roots: np.ndarray = self._parent[numbers]
+        while (roots != (above := self._parent[roots])).any():
+            roots = above
+        self._parent[numbers] = roots
+        return roots
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Join the sets of first[i] and second[i], for every i."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        roots, ends = np.unique(np.stack([self.of(first), self.of(second)]), return_inverse=True)
+        links = coo_array((np.ones(len(first), bool), ends.reshape(2, -1)), shape=(len(roots),) * 2)
+        _, component = connected_components(links, directed=False)
+        _, lowest = np.unique(component, return_index=True)
+        self._parent[roots] = roots[lowest[component]]
+
+
+def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """Positions of equal keys, for every key that there is more than once."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(keys)])
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        yield order[start : start + size]
+
+
+def _join(
+    members: np.ndarray,
+    hashes: np.ndarray,
+    thumbnails: np.ndarray,
+    distance: int,
+    compared: list[np.uint64],
+    groups: _Groups,
+) -> None:
+    """Join the near duplicates among `members`, whose thumbnails are given; pairs equal in a band of `compared` are done."""
+    at, block = np.arange(len(members)), 1 if len(members) > _BLOCK else _BLOCK
+    while True:
+        roots = groups.of(members[at])
+        _, number, sizes = np.unique(roots, return_inverse=True, return_counts=True)
+        if len(sizes) < 2:
+            return
+        order = np.argsort(sizes[number], kind="stable")  # the smallest groups first: the largest is never left to the last
+        at, roots = at[order], roots[order]
+        differing = hashes[members[at[:block]], None] ^ hashes[members[at]]
+        near = (np.bitwise_count(differing) <= distance) & (roots[:block, None] != roots)
+        for band in compared:
+            near &= (differing & band) != 0
+        rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+        alike = near[np.ix_(rows, columns)] & _alike(thumbnails[at[rows]], thumbnails[at[columns]])
+        first, second = np.nonzero(alike)
+        if len(first):
+            groups.join(members[at[rows[first]]], members[at[columns[second]]])
+        at, block = at[block:], min(2 * block, _BLOCK)
+
+
+def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Which thumbnails agree, bool (first, second).
+
+    That is: the root mean square of their difference is at most `DIFFERENCE` times their mean contrast (root mean square of
+    the standard deviations), 0 for copies, about 1.4 times for unrelated pictures.
     """
-    cuts = np.linspace(0, _BITS, distance + 2).astype(int)
-    found = [np.empty(0, np.int64)]
-    for low, high in itertools.pairwise(cuts):
-        key = (hashes >> np.uint64(low)) & np.uint64((1 << (int(high) - int(low))) - 1)
-        order = np.argsort(key, kind="stable")
-        ordered, key = hashes[order], key[order]
-        left = np.arange(len(order))
-        step = 0
-        while len(left):  # in each round, every hash meets the next one of its band
-            step += 1
-            left = left[: np.searchsorted(left, len(order) - step)]
-            left = left[key[left] == key[left + step]]
-            near = left[np.bitwise_count(ordered[left] ^ ordered[left + step]) <= distance]
-            a, b = order[near], order[near + step]
-            found.append(np.minimum(a, b) * len(hashes) + np.maximum(a, b))
-    unique = np.unique(np.concatenate(found))
-    pairs = np.stack(np.divmod(unique, max(1, len(hashes))), axis=1)
-    return pairs, np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]).astype(np.int64)
-
-
-def _thumbnail_difference(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Root mean square difference of two thumbnails over their root mean square contrast, for each pair."""
-    result = np.empty(len(pairs))
-    for start in range(0, len(pairs), _BLOCK):
-        a, b = (thumbnails[side].astype(np.float32) for side in pairs[start : start + _BLOCK].T)
-        contrast = np.sqrt((a.var(axis=1) + b.var(axis=1)) / 2)
-        result[start : start + _BLOCK] = np.sqrt(np.square(a - b).mean(axis=1)) / np.maximum(contrast, _NOISE)
-    return result
+    a, b = (side.astype(np.float32) - 128 for side in (first, second))  # whose products add up to exact integers
+    product = (a @ b.T).astype(np.float64)
+    power_a, power_b = (np.square(side).sum(axis=1, dtype=np.float64) for side in (a, b))
+    difference = (power_a[:, None] + power_b - 2 * product) / a.shape[1]
+    contrast = (a.var(axis=1, dtype=np.float64)[:, None] + b.var(axis=1, dtype=np.float64)) / 2
+    alike: np.ndarray = difference <= DIFFERENCE**2 * np.maximum(contrast, _NOISE**2)
+    return alike

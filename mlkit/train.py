@@ -67,12 +67,12 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
 
 
 def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
-    """The split of a configuration: image -> "train", "validation" or "test"; near duplicates stay together."""
+    """The split of a configuration: image -> "train", "validation" or "test"; duplicates stay together."""
     return split_images(
         dataset.labels,
         config.validation_fraction,
         config.split_seed,
-        duplicate_groups(dataset),
+        duplicate_groups(dataset) if config.near_duplicates else dataset.digests,
         test=config.test_fraction,
         folds=config.folds,
         fold=config.fold,

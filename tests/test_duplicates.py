@@ -1,12 +1,16 @@
 """Copies, retouched and resized ones are grouped, look-alikes are not; labels of a group are compared where known."""
 
+import itertools
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHARED
 from PIL import Image, ImageEnhance
 
-from mlkit import duplicates
+from mlkit import duplicates, train
+from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, split_images
 from mlkit.errors import ParameterError
 from mlkit.labelfile import write_labels
@@ -53,8 +57,6 @@ def test_only_the_exact_copy_of_the_sample_set_is_found(tmp_path):
     make_sample(tmp_path / "sample", count=150, seed=5)
     dataset = MultiLabelDataset.from_files(str(tmp_path / "sample/images"), str(tmp_path / "sample/labels.csv"), 64)
     assert groups_of(dataset) == [{"0148.jpg", "0149.jpg"}]
-    (pair,) = duplicates.duplicate_pairs(dataset).to_dict("records")
-    assert pair == {"first": "0148.jpg", "second": "0149.jpg", "distance": 0, "difference": 0}
     assert duplicates.contradictions(dataset.labels, duplicates.duplicate_groups(dataset)).attribute.tolist() == ["long"]
 
 
@@ -77,29 +79,106 @@ def test_faint_noise_on_a_flat_picture_is_not_content(tmp_path):
     assert not any({"object.png", "moved.png"} & group for group in found)
 
 
+def prints_of(bits, thumbnails):
+    """Fingerprints of hashes (images, 64) of 0 and 1, and of thumbnails (images, 768)."""
+    return np.concatenate([np.packbits(bits, axis=1), np.clip(thumbnails, 0, 255)], axis=1).astype(np.uint8)
+
+
+def compared_with_all(prints, distance):
+    """Components of near duplicates by their definition, each pair looked at: position of each image's first."""
+    bits, thumbnails = np.unpackbits(prints[:, :8], axis=1), prints[:, 8:].astype(float)
+    groups = np.arange(len(prints))
+    for i, j in itertools.combinations(range(len(prints)), 2):
+        contrast = np.sqrt((thumbnails[i].var() + thumbnails[j].var()) / 2)
+        difference = np.sqrt(np.square(thumbnails[i] - thumbnails[j]).mean()) / max(contrast, 2)
+        copies = (prints[i] == prints[j]).all()
+        if copies or ((bits[i] != bits[j]).sum() <= distance and difference <= duplicates.DIFFERENCE):
+            groups[groups == groups[j]] = groups[i]
+    return np.array([np.flatnonzero(groups == group)[0] for group in groups])
+
+
 @pytest.mark.parametrize("distance", [0, 4, 6, 16])
-def test_hash_pairs_are_those_of_comparing_all(distance):
+@pytest.mark.parametrize("block", [1, 4, 128])
+def test_groups_are_those_of_comparing_all(distance, block, monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", block)
     rng = np.random.default_rng(distance)
-    bits = rng.integers(0, 2, (40, 64))
-    bits = np.concatenate([bits, bits, bits])
-    bits[np.arange(40, 120).repeat(5), rng.integers(0, 64, 400)] ^= 1  # five random flips, some of them undone
-    hashes = np.packbits(bits, axis=1).view(np.uint64).ravel()
-    pairs, distances = duplicates._hash_pairs(hashes, distance)
-    every = (bits[:, None] != bits[None]).sum(axis=2)
-    expected = np.argwhere(np.triu(every <= distance, 1))
-    np.testing.assert_array_equal(pairs, expected)
-    np.testing.assert_array_equal(distances, every[expected[:, 0], expected[:, 1]])
+    bits, thumbnails = rng.integers(0, 2, (30, 64)), rng.integers(0, 256, (30, 768))
+    thumbnails[20:] = thumbnails[10:20]  # one picture, other hashes
+    bits[10:15] = bits[:5]  # one hash, other pictures
+    bits, thumbnails = (np.concatenate([part] * 4) for part in (bits, thumbnails))
+    bits[np.arange(60, 120).repeat(5), rng.integers(0, 64, 300)] ^= 1  # five random flips, some of them undone
+    thumbnails[30:] += rng.integers(-1, 2, (90, 768)) * rng.integers(0, 45, (90, 1))  # some agree, some do not
+    prints = prints_of(bits, thumbnails)[rng.permutation(120)]
+    expected = compared_with_all(prints, distance)
+    assert 1 < len(np.unique(expected)) < 120
+    np.testing.assert_array_equal(duplicates.near_duplicates(prints, distance), expected)
 
 
-def test_no_pairs_of_no_or_one_hash():
+def test_frames_of_one_scene_are_compared_with_a_few_others_each(monkeypatch):
+    compared, real = [], duplicates._alike
+
+    def counted(first, second):
+        compared.append(len(first) * len(second))
+        return real(first, second)
+
+    monkeypatch.setattr(duplicates, "_alike", counted)
+    rng = np.random.default_rng(0)
+    frames = 3000
+    bits, thumbnails = np.tile(rng.integers(0, 2, 64), (frames, 1)), np.tile(rng.integers(0, 256, 768), (frames, 1))
+    bits[np.arange(frames).repeat(2), rng.integers(0, 64, 2 * frames)] ^= 1
+    thumbnails += rng.integers(-6, 7, thumbnails.shape)
+    assert not duplicates.near_duplicates(prints_of(bits, thumbnails)).any(), "all belong to the first"
+    assert sum(compared) < 20 * frames
+
+
+def test_no_image_and_one_image_are_no_duplicates():
     for count in (0, 1):
-        assert len(duplicates._hash_pairs(np.zeros(count, np.uint64), 6)[0]) == 0
+        assert duplicates.near_duplicates(np.zeros((count, 776), np.uint8)).tolist() == [0] * count
+
+
+def test_fingerprints_are_kept_by_content_with_the_pixel_cache(sample, tmp_path, outputs, monkeypatch):
+    shutil.copytree(sample, tmp_path / "data")
+    hashed, real = [], duplicates._fingerprints
+
+    def counted(pixels):
+        hashed.append(len(pixels))
+        return real(pixels)
+
+    def groups():
+        hashed.clear()
+        dataset = MultiLabelDataset.from_files(str(tmp_path / "data/images"), str(tmp_path / "data/labels.csv"), 32)
+        return duplicates.duplicate_groups(dataset)
+
+    monkeypatch.setattr(duplicates, "_fingerprints", counted)
+    first = groups()
+    assert sum(hashed) == len(first)
+    assert groups().equals(first)
+    assert hashed == []
+    shutil.copyfile(tmp_path / "data/images/0010.jpg", tmp_path / "data/images/0011.jpg")
+    assert groups()["0011.jpg"] == "0010.jpg"
+    assert hashed == [], "known content under another name"
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    picture.save(tmp_path / "data/images/0011.jpg")
+    assert groups()["0011.jpg"] == "0011.jpg"
+    assert hashed == [1]
+    (kept,) = outputs.rglob("fingerprints-*.npz")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert groups()["0011.jpg"] == "0011.jpg"
+    assert sum(hashed) == len(first)
+
+
+def test_without_the_search_only_identical_files_stay_together(sample, monkeypatch):
+    monkeypatch.setattr(train, "duplicate_groups", None)
+    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 16)
+    split = train.split_dataset(dataset, TrainConfig(weights="none", near_duplicates=False))
+    assert split.groupby(dataset.digests).nunique().eq(1).all()
+    assert dataset.digests.duplicated().any()
 
 
 def test_distance_out_of_range_is_refused(sample):
     dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 16)
     with pytest.raises(ParameterError, match="distance is 17; it must lie between 0 and 16 bits of 64, 6 say"):
-        duplicates.duplicate_pairs(dataset, 17)
+        duplicates.duplicate_groups(dataset, 17)
 
 
 def test_contradictions_count_known_cells_only():

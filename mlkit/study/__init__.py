@@ -64,7 +64,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     folder = _folder(name)
     make_folder(folder / "cells")
     write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
-    groups = duplicate_groups(truth)
+    groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
     files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth, groups)}.json" for cell in study.cells}
     pending = [cell for cell, file in files.items() if not file.exists()]
     say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
