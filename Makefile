@@ -22,7 +22,7 @@ notebooks: .venv/installed  ## execute the committed notebooks again on the samp
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
 	  "metadata.widgets metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
 
-bench: .venv/installed  ## measure the speed here, beside a plain loop and the machine's limit; three minutes
+bench: .venv/installed  ## measure the speed here, beside a plain loop and the machine's limit; about three minutes
 	$(BIN)/mlkit bench
 
 lint: .venv/installed  ## style and types

@@ -21,6 +21,7 @@ DIFFERENCE = 0.35  # copies with a logo added or sharpened reach 0.33, different
 _MOST_BITS = 16  # beyond, bands get so short that all pairs are candidates
 _BITS = 64
 _THUMBNAIL = 16  # side in pixels
+FINGERPRINT = _BITS // 8 + 3 * _THUMBNAIL**2  # bytes of an image: hash and colour thumbnail
 _NOISE = 2.0  # grey levels; pictures flatter than that differ by what compression left
 _BLOCK = 128  # images compared with others at a time
 _KEPT = "fingerprints-1"  # in the pixel cache; another number for another way to compute them

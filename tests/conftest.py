@@ -17,13 +17,17 @@ os.environ["MLKIT_PROGRESS"] = "off"
 
 HANG = 1800  # seconds; the one limit of all tests, against what never ends: no slow or busy machine may meet it
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
+TINY = "shufflenet_v2_x0_5"  # 0.3 million weights: for what is checked of any network
+FEW = Path(os.environ["MLKIT_OUTPUTS"]).with_name(f"{Path(os.environ['MLKIT_OUTPUTS']).name}-data")
+DATA = {"images": f"{FEW}/images", "labels": f"{FEW}/labels.csv"}
 SMALL = {
-    "02_train_resnet18": {"epochs": 1, "image_size": 32},
+    "02_train_resnet18": {**DATA, "epochs": 1, "image_size": 32, "backbone": TINY},
     "05_evaluate": {"permutations": 100},
-    "07_compare_runs": {"backbones": ["resnet18", "shufflenet_v2_x0_5"], "epochs": 1},
+    "07_compare_runs": {"backbones": ["mobilenet_v3_small", TINY], "epochs": 1},
     "08_tune": {"trials": 2, "epochs": 1, "image_size": 16},
-    "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4},
+    "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
     "06_missing_labels": {
+        "backbone": TINY,
         "epochs": 1,
         "image_size": 16,
         "methods": ["masked_bce", "asl"],
@@ -32,11 +36,19 @@ SMALL = {
     },
 }
 READERS = ("03_plot_loss", "04_single_image_inference", "05_evaluate")  # of a run, which another process may have made
-TRAIN = """
+DRAW = f"""
+from pathlib import Path
+from mlkit.sample import make_sample
+if not Path({str(FEW)!r}).exists():
+    make_sample({str(FEW)!r}, count=120)
+"""
+TRAIN = f"""
 from mlkit.cli import main
 from mlkit.runs import list_runs
 if not list_runs():
-    main(["train", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "small"])
+    small = {{"epochs": "1", "image_size": "32", "weights": "none", "backbone": {TINY!r}}}
+    given = [word for pair in small.items() for word in ("-p", *pair)]
+    main(["train", "--images", {DATA["images"]!r}, "--labels", {DATA["labels"]!r}, *given, "--name", "small"])
 """
 
 
@@ -119,5 +131,7 @@ def pytest_collection_modifyitems(items):
             if unknown := set(overrides) - known:
                 raise pytest.UsageError(f"{item.parent.path.name} has no parameter {unknown}; mend SMALL in conftest.py")
             item.cell.source += "".join(f"\n{name} = {value!r}" for name, value in overrides.items())
+            if overrides.keys() >= DATA.keys() or item.parent.path.stem in READERS:
+                item.cell.source += DRAW
             if item.parent.path.stem in READERS:
                 item.cell.source += TRAIN

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 
 from mlkit import bench, plots
-from mlkit.bench import BenchConfig, footprint, make_photos, measure, measurements
+from mlkit.bench import BenchConfig, footprint, load, make_photos, measure, measurements
 from mlkit.cli import main
 from mlkit.config import TrainConfig
 from mlkit.device import Device
 from mlkit.errors import MlkitError
 from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes
+from mlkit.model import build_model
 from mlkit.runs import outputs_root
 
 mpl.use("Agg")
@@ -43,6 +45,8 @@ KEYS = {
     "mlkit_predict_img_per_s",
     "plain_predict_one_ms",
     "mlkit_predict_one_ms",
+    "duplicates_s",
+    "duplicates_of_a_scene_s",
     "import_s",
     "help_s",
     "predict_cold_s",
@@ -83,6 +87,8 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setenv("MLKIT_OUTPUTS", str(folder / "outputs"))
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        patch.setattr(measurements, "SEARCHED", 200)
+        patch.setattr(measurements, "FRAMES", 50)
         assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
         assert not list(outputs_root().iterdir()), "nothing is left behind"
     return json.loads((folder / "figures.json").read_text()), printed.getvalue()
@@ -114,7 +120,7 @@ def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
         assert text in printed
     assert f"torch {version('torch')}" in printed
     assert "own, the first is 64x64" in printed
-    assert "resnet18, 32 px, batches of 4" in printed
+    assert "shufflenet_v2_x0_5, 32 px, batches of 4" in printed
 
 
 def test_table_says_what_the_machine_does_not_have(measured):
@@ -141,10 +147,74 @@ def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, ex
 
 def test_flops_are_those_of_the_network(measured):
     """A ResNet18 has 1.81 billion multiply-adds forward at 224 px; backward is twice that, less the first layer's input."""
-    figures, _ = measured
+    network = SimpleNamespace(_network=lambda: build_model("resnet18", 4, "none"), config=TrainConfig(image_size=32))
     expected = 3 * 2 * 1.81 * (32 / 224) ** 2
-    assert figures["gflop_per_img"] == pytest.approx(expected, rel=0.05)
+    assert measurements.Measurements._count_gflop(network) == pytest.approx(expected, rel=0.05)
+    figures, _ = measured
     assert figures["gemm_bound_fp32_img_per_s"] > figures["plain_img_per_s"]
+
+
+@pytest.mark.parametrize(("pace", "count"), [(1.0, 96), (0.05, 106), (0.001, 128)])
+def test_images_are_fitted_to_the_time_and_the_pace_of_the_machine(pace, count, monkeypatch):
+    monkeypatch.setattr(bench, "seconds_per_image", lambda *arguments: pace)
+    device = Device(torch.device("cpu"), None, "as asked")
+    assert bench._fitting_count(BenchConfig(), device) == count
+    assert bench._fitting_count(BenchConfig(minutes=1e6), device) == 128
+
+
+def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypatch):
+    """The measurements themselves are those of the other tests; here a turn takes ten seconds by a clock of our own."""
+    figures, clock = measured[0], [0.0]
+
+    class Played(SimpleNamespace):
+        def __getattr__(self, name):
+            def taken():
+                clock[0] += 10 if name == "mlkit" else 0
+                return {key: figures[key] for key in figures["spread"]} if name == "mlkit" else {}
+
+            taken.__name__ = name
+            return taken
+
+    played = Played(left_out={}, files=["x"] * 8, gflop=1.0)
+    monkeypatch.setattr(bench, "Measurements", lambda *arguments: played)
+    monkeypatch.setattr(bench, "_memory_parts", lambda *arguments: [])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    small = {"count": 12, "image_size": 16, "batch_size": 4, "cache_count": 0}
+    assert measure(BenchConfig(**small, minutes=1))["turns"] == 4, "48 of 60 seconds are for the turns"
+    assert measure(BenchConfig(**small, minutes=0.01))["turns"] == 1
+    assert measure(BenchConfig(**small, minutes=0.01, repeats=3))["turns"] == 3
+
+
+def proc(folder, busy, steal, own):
+    """/proc of a machine of one process, as of now."""
+    (folder / "7" / "task" / "7").mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(f"cpu  {busy} 0 0 {10_000 - busy - steal} 0 0 0 {steal} 0 0\nprocs_running 3\n")
+    (folder / "7" / "stat").write_text("7 (a (b) c) R " + " ".join(["0"] * 10) + f" {own} 0 0 0 0\n")
+    (folder / "7" / "task" / "7" / "children").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("busy", "steal", "own", "ratios", "doubts"),
+    [
+        (5000, 0, 4900, [1.0, 1.2], []),
+        (5000, 0, 2000, [1.0], ["other work took 30% of the cores"]),
+        (5000, 800, 4900, [1.0], ["the hypervisor took 8%"]),
+        (5000, 0, 4900, [0.5, 1.0], ["mlkit was 0.50 to 1.00 times as fast as the plain loop, turn by turn"]),
+    ],
+)
+def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios, doubts, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "_PROC", tmp_path)
+    monkeypatch.setattr(load.os, "getpid", lambda: 7)
+    assert load.moment() is None, "no /proc"
+    idle = load.Moment(0.0, 0.0, 0.0, 0.0, 1)
+    proc(tmp_path, busy, steal, own)
+    beside = load.summarise([idle, None, load.moment()])
+    assert beside["queue"] == 2
+    assert load.doubts(beside, ratios) == doubts
+    told = bench.describe(measured[0] | {"load": beside, "doubts": doubts})
+    assert ("The ratios cannot be trusted" in told) == bool(doubts)
+    assert all(doubt in told for doubt in doubts)
+    assert "unknown, for want of /proc/stat" in bench.describe(measured[0] | {"load": load.summarise([None]), "doubts": []})
 
 
 def test_figure_shows_the_numbers(measured):
@@ -182,7 +252,7 @@ def test_failure_in_a_process_of_its_own_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"repeats": 0}, "repeats is 0; it must be at least 1"),
+        ({"minutes": 0.0}, "minutes is 0.0"),
         ({"cache_count": 5}, "cache_count is 5; it must be 0 or at least 20"),
         ({"images": "gone"}, "gone: no such folder, or no images in it"),
         ({"count": 8, "batch_size": 8, "image_size": 32}, "8 images are too few for batches of 8; give at least 24"),

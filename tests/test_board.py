@@ -88,7 +88,9 @@ def test_event_files_of_a_real_training_equal_its_tables(sample, folder):
     from mlkit.train import train
 
     dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
-    config = TrainConfig(image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32")
+    config = TrainConfig(
+        backbone="shufflenet_v2_x0_5", image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32"
+    )
     run = Run.create("a", config.parameters(images="x"), dataset.fingerprint)
     train(dataset, config, run)
     Board(folder).update()

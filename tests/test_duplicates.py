@@ -128,7 +128,7 @@ def test_frames_of_one_scene_are_compared_with_a_few_others_each(monkeypatch):
     bits[np.arange(frames).repeat(2), rng.integers(0, 64, 2 * frames)] ^= 1
     thumbnails += rng.integers(-6, 7, thumbnails.shape)
     assert not duplicates.near_duplicates(prints_of(bits, thumbnails)).any(), "all belong to the first"
-    assert sum(compared) < 20 * frames
+    assert sum(compared) < 50 * frames, "of 1500 that are possible for each"
 
 
 def test_no_image_and_one_image_are_no_duplicates():

@@ -27,7 +27,15 @@ from mlkit.study.hiding import MECHANISMS, hide
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-CONFIG = TrainConfig(image_size=16, weights="none", epochs=1, batch_size=16, precision="fp32", test_fraction=0.2)
+CONFIG = TrainConfig(
+    backbone="shufflenet_v2_x0_5",
+    image_size=16,
+    weights="none",
+    epochs=1,
+    batch_size=16,
+    precision="fp32",
+    test_fraction=0.2,
+)
 STUDY = Study(["masked_bce", "asl"], [0.5], ["random"], [0], config=CONFIG)
 
 

@@ -388,7 +388,7 @@ def test_every_loss_trains(dataset, sample, loss):
 
 def constant_model(name, dataset, logit, loss="masked_bce", **parameters):
     """A finished run whose network says the same logit of every image, and whose calibration takes 2 off."""
-    network = build_model("resnet18", len(dataset.attributes), "none")
+    network = build_model(CONFIG.backbone, len(dataset.attributes), "none")
     torch.nn.init.zeros_(network.fc.weight)
     torch.nn.init.constant_(network.fc.bias, logit)
     run = Run.create(name, parameters, dataset.fingerprint)

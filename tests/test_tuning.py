@@ -551,7 +551,7 @@ def test_what_is_refused_leaves_no_search_behind(sample, outputs, capsys, monkey
 def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path):
     (tmp_path / "grid.yaml").write_text("learning_rate: [1e-4, 1e-3, 1e-2]\n")
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = {"weights": "none", "image_size": "16", "batch_size": "16", "epochs": "25"}
+    small = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": "16", "batch_size": "16", "epochs": "25"}
     given = [*data, *(word for pair in small.items() for word in ("-p", *pair)), "--space", str(tmp_path / "grid.yaml")]
     command = mlkit(outputs, *given, "--grid", "--workers", "2", "--name", "t")
 

@@ -1,14 +1,15 @@
 """How fast mlkit is on this machine, beside the plain loop and beside what the machine can do at all, in one run.
 
-All measurements take turns, `repeats` times over, so that whatever else the machine does meanwhile hits them alike. Figures
-are medians over the repeats; ratios are medians of the ratios within each turn.
+All measurements take turns, several times over, so that whatever else the machine does meanwhile hits them alike. Figures
+are medians over the turns; ratios are medians of the ratios within each turn. How many images and how many turns follows
+from the time there is and the pace of the machine; what else ran meanwhile is watched, and told where it spoils the ratios.
 """
 
-import os
 import platform
 import shutil
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from mlkit.bench import load
 from mlkit.bench.footprint import peak_rss_mb
-from mlkit.bench.measurements import EPOCHS, Measurements
+from mlkit.bench.measurements import EPOCHS, Measurements, seconds_per_image
 from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.device import Device, choose_device
@@ -36,6 +38,9 @@ from mlkit.progress import bar
 from mlkit.runs import PACKAGES, outputs_root
 
 VALIDATION = 0.25  # share of the images that is held out
+TURNS = 3  # that the number of images is chosen for
+PASSES = 12  # of the plain loop over the training images, that a turn of all measurements takes as long as, about
+SHARE = 0.8  # of the time, for the turns; the rest is for what is measured once
 DISTINCT = 128  # generated photos that differ; further ones are copies, which cost the same to decode
 
 
@@ -48,12 +53,13 @@ class BenchConfig:
     """
 
     images: str = ""  # folder of images; empty generates photo-like JPEG files of 800x800 pixels
-    # images, of which a quarter is held out for validation; 0: 128 on a CPU, 4096 on a GPU
+    minutes: Annotated[float, Between(0, open=True)] = 3.0  # that images and repeats are fitted to, where they are 0
+    # images, of which a quarter is held out for validation; 0: what the time allows, at most 128 on a CPU, 4096 on a GPU
     count: Annotated[int, Between(0)] = 0
     image_size: Annotated[int, Between(1)] = 224
     backbone: str = "resnet18"
     batch_size: Annotated[int, Between(2)] = 32
-    repeats: Annotated[int, Between(1)] = 3
+    repeats: Annotated[int, Between(0)] = 0  # of every measurement; 0: what the time allows
     device: str = "auto"
     precision: str = "auto"
     # images of the larger generated cache, the smaller has a tenth; 0 leaves that part out
@@ -66,18 +72,20 @@ class BenchConfig:
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:
-    """Take all measurements; minutes on two cores.
+    """Take all measurements, in about `config.minutes`.
 
     Returns:
         Figures by name: medians over the repeats, plain numbers whose names end in their unit. Beside them `spread` (name ->
         lowest and highest), `ratios` ("name/other name" -> number), `left_out` (name -> why there is no such figure),
-        `machine`, `versions`, `device`, `data` and `config`.
+        `load` (shares of the cores that others took, see `bench.load`), `doubts` (why the ratios cannot be trusted),
+        `turns`, `machine`, `versions`, `device`, `data` and `config`.
 
     Raises:
         MlkitError: if the device, the network or the images cannot be used as asked.
     """
     device = choose_device(config.device, config.precision, config.image_size)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    started = time.monotonic()
+    end = started + 60 * config.minutes
     settings = TrainConfig(
         image_size=config.image_size,
         backbone=config.backbone,
@@ -92,19 +100,34 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     samples: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=make_folder(outputs_root())) as name, _tuned_convolutions():
         work = Path(name)
-        folder, labels, data = _images(config, device, work)
+        count = config.count or _fitting_count(config, device)
+        folder, labels, data = _images(config, count, work)
         bench = Measurements(folder, labels, settings, device, work)
-        turn = [bench.gemm, bench.plain_serial, bench.mlkit, bench.step]
-        turn += [bench.plain_workers, bench.decode, bench.predict, bench.frozen, bench.start]
-        memory = _memory_parts(config, settings, bench, work)
-        with bar(total=config.repeats * len(turn) + len(memory), unit="measurement") as progress:
-            for measurement in turn * config.repeats + memory:
+        # the plain loop before and after mlkit, the pure step right after
+        turn = [bench.gemm, bench.plain_serial, bench.mlkit, bench.plain_workers, bench.step]
+        turn += [bench.decode, bench.predict, bench.frozen, bench.start]
+        moments = [load.moment()]
+        with bar(unit="measurement") as progress:
+
+            def take(measurement: Callable[[], dict[str, float]]) -> None:
                 progress.set_description(measurement.__name__.replace("_", " "))
                 for key, value in measurement().items():
                     samples[key].append(value)
+                moments.append(load.moment())
                 progress.update()
+
+            turns, longest, last = 0, 0.0, end - (1 - SHARE) * 60 * config.minutes
+            while turns < config.repeats if config.repeats else not turns or time.monotonic() + longest < last:
+                began = time.monotonic()
+                for measurement in turn:
+                    take(measurement)
+                turns, longest = turns + 1, max(longest, time.monotonic() - began)
+            for measurement in (bench.duplicates, *_memory_parts(config, settings, bench, work, end)):
+                take(measurement)
     better = max("plain_0_workers_img_per_s", "plain_n_workers_img_per_s", key=lambda k: statistics.median(samples[k]))
     samples["plain_img_per_s"] = samples[better]
+    beside = load.summarise(moments)
+    turn_by_turn = [a / b for a, b in zip(samples["mlkit_img_per_s"], samples["plain_img_per_s"], strict=True)]
     return {
         **{key: statistics.median(values) for key, values in samples.items()},
         "gflop_per_img": bench.gflop,
@@ -116,7 +139,11 @@ def measure(config: BenchConfig) -> dict[str, Any]:
             if row.key in samples
         },
         "left_out": bench.left_out,
-        "machine": {"processor": _processor(), "cores": cores(), "system": platform.platform(terse=True), "load": load},
+        "machine": {"processor": _processor(), "cores": cores(), "system": platform.platform(terse=True)},
+        "load": beside,
+        "doubts": load.doubts(beside, turn_by_turn),
+        "turns": turns,
+        "minutes": (time.monotonic() - started) / 60,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "device": str(device),
         "data": f"{len(bench.files)} images to train on, {data}",
@@ -158,6 +185,8 @@ def _rows(config: BenchConfig) -> list[_Row]:
         _Row("mlkit_predict_one_ms", "prediction, one image: mlkit", "ms", {"plain": "plain_predict_one_ms"}),
         _Row("inference_pass_s", "one pass of inference over the images", "s"),
         _Row("frozen_s", "training the head alone, ten epochs", "s", {"the pass": "inference_pass_s"}),
+        _Row("duplicates_s", "search for near duplicates: 50,000 images", "s"),
+        _Row("duplicates_of_a_scene_s", "search for near duplicates: 8,000 frames of one scene", "s"),
         _Row("import_s", "start: import mlkit", "s"),
         _Row("help_s", "start: mlkit --help", "s"),
         _Row("predict_cold_s", "start: mlkit predict, one image", "s"),
@@ -195,13 +224,23 @@ def describe(figures: Mapping[str, Any]) -> str:
             f"network:  {config['backbone']}, {config['image_size']} px, batches of {config['batch_size']}, "
             f"{figures['gflop_per_img']:.3g} GFLOP an image (forward and backward)",
             f"data:     {figures['data']}",
-            f"repeats:  {config['repeats']}, interleaved; load of the machine before: {machine['load']:.1f}",
+            f"repeats:  {figures['turns']}, interleaved; {figures['minutes']:.1f} minutes",
+            f"load:     {_load(figures)}",
         ]
     )
 
 
+def _load(figures: Mapping[str, Any]) -> str:
+    """What ran beside the bench, and whether the ratios are to be trusted."""
+    beside = "others took {others:.0%} of the cores, the hypervisor {steal:.0%}, on average {queue:.1f} tasks ran or waited"
+    said = beside.format(**figures["load"]) if figures["load"] else "unknown, for want of /proc/stat"
+    if not figures["doubts"]:
+        return said
+    return f"{said}\nThe ratios cannot be trusted: {'; '.join(figures['doubts'])}. Measure again with nothing beside it."
+
+
 def _memory_parts(
-    config: BenchConfig, settings: TrainConfig, bench: Measurements, work: Path
+    config: BenchConfig, settings: TrainConfig, bench: Measurements, work: Path, end: float
 ) -> list[Callable[[], dict[str, float]]]:
     """Peak resident memory, measured once: of the plain loop and of mlkit, of a small and of a large pixel cache."""
     common = {"backbone": config.backbone, "image_size": config.image_size, "batch_size": config.batch_size}
@@ -220,19 +259,33 @@ def _memory_parts(
             reason = f"it needs {needed / 1e9:.1f} GB of disk, more than is free"
             bench.left_out |= {f"rss_{count}_mb": reason for count in (config.cache_count // 10, config.cache_count)}
             return {}
-        figures = {}
+        figures: dict[str, float] = {}
+        seconds = 0.0
         for count in (config.cache_count // 10, config.cache_count):
+            # another ten times as long, but for the start of a process; a fixed number of repeats asks for the whole
+            if not config.repeats and figures and time.monotonic() + 5 * seconds > end:
+                bench.left_out[f"rss_{count}_mb"] = f"{config.minutes:g} minutes are too few; give more --minutes"
+                break
+            started = time.monotonic()
             with tempfile.TemporaryDirectory(dir=work) as place:
                 options = {"folder": place, "count": count, "device": config.device, "precision": config.precision}
                 figures[f"rss_{count}_mb"] = peak_rss_mb("read_cache", Path(place), **options, **common)
+            seconds = time.monotonic() - started
         return figures
 
     return [memory, memory_of_caches] if config.cache_count else [memory]
 
 
-def _images(config: BenchConfig, device: Device, work: Path) -> tuple[Path, Path, str]:
+def _fitting_count(config: BenchConfig, device: Device) -> int:
+    """Images with which `TURNS` turns fit into the time; at least three batches."""
+    most = 128 if device.device.type == "cpu" else 4096
+    passes = TURNS * PASSES * (1 - VALIDATION)
+    fitting = int(60 * config.minutes * SHARE / passes / seconds_per_image(config.backbone, config.image_size, device))
+    return max(3 * config.batch_size, min(fitting, most))
+
+
+def _images(config: BenchConfig, count: int, work: Path) -> tuple[Path, Path, str]:
     """Folder of images, a label file with random labels for `count` of them, and what they are in words."""
-    count = config.count or (128 if device.device.type == "cpu" else 4096)
     rng = np.random.default_rng(0)
     if config.images:
         folder = resolve(config.images)

@@ -22,6 +22,7 @@ from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.dataset import MultiLabelDataset, batches
 from mlkit.device import Device, native_bf16
+from mlkit.duplicates import FINGERPRINT, near_duplicates
 from mlkit.errors import ParameterError
 from mlkit.images import load_image
 from mlkit.losses import masked_bce
@@ -30,8 +31,9 @@ from mlkit.predict import Predictor
 from mlkit.runs import Run
 from mlkit.train import split_dataset, train
 
-EPOCHS = 4  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
+EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
 _LONG = 0.5  # seconds of five matrix products; what is as slow at a small size gains nothing by a larger one
+SEARCHED, FRAMES = 50_000, 8_000  # images among which near duplicates are searched: unrelated ones, and of one scene
 LATENCIES = 5  # predictions of one image in each turn
 
 
@@ -183,6 +185,22 @@ class Measurements:
             train(self.dataset, config, Run.create("frozen", {}, self.dataset.fingerprint, overwrite=True))
         return {"inference_pass_s": pass_seconds(), "frozen_s": seconds()}
 
+    def duplicates(self) -> dict[str, float]:
+        """The search for near duplicates among fingerprints that are drawn: of unrelated pictures, and of a film."""
+        rng = np.random.default_rng(0)
+        unrelated = rng.integers(0, 256, (SEARCHED, FINGERPRINT), np.uint8)
+        film = np.tile(unrelated[0].astype(np.int64), (FRAMES, 1))
+        film[:, 8:] += rng.integers(-6, 7, (FRAMES, FINGERPRINT - 8))
+        film = film.clip(0, 255).astype(np.uint8)
+        for _ in range(3):  # bits of the hash
+            film[np.arange(FRAMES), rng.integers(0, 8, FRAMES)] ^= np.uint8(1) << rng.integers(0, 8, FRAMES, np.uint8)
+        seconds = []
+        for prints in (unrelated, film):
+            started = time.perf_counter()
+            near_duplicates(prints)
+            seconds.append(time.perf_counter() - started)
+        return {"duplicates_s": seconds[0], "duplicates_of_a_scene_s": seconds[1]}
+
     def start(self) -> dict[str, float]:
         """Seconds from the shell and back."""
         cold = ["-m", "mlkit", "predict", str(self.files[0].absolute()), "--model", str(self.model_file)]
@@ -238,6 +256,20 @@ class Measurements:
         yield lambda: seconds
         synchronise(self.device.device)
         seconds = time.perf_counter() - started
+
+
+def seconds_per_image(backbone: str, image_size: int, device: Device) -> float:
+    """Pace of the machine: one training step of a few images in float32, after another that warms it up."""
+    model = build_model(backbone, 4, "none", image_size).to(device.device)
+    inputs = torch.randn(8, 3, image_size, image_size, device=device.device)
+    seconds = 0.0
+    for _ in range(2):
+        synchronise(device.device)
+        started = time.perf_counter()
+        model(inputs).sum().backward()
+        synchronise(device.device)
+        seconds = time.perf_counter() - started
+    return seconds / len(inputs)
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> float:
