@@ -394,7 +394,8 @@ def constant_model(name, dataset, logit, loss="masked_bce", **parameters):
     run = Run.create(name, parameters, dataset.fingerprint)
     config = replace(CONFIG, loss=loss)
     weight = calibration.from_pos_weight(dataset.attributes, np.exp(2.0)).to_dict()
-    save_model(run / "model.pth", network, model_meta(dataset, config, 1) | {"calibration": weight})
+    meta = model_meta(network, dataset, config, np.full(len(dataset.attributes), 0.5), 1)
+    save_model(run / "model.pth", network, meta | {"calibration": weight})
     run.write_json("metrics.json", {})
     return run
 
