@@ -77,6 +77,8 @@ def measured(tmp_path_factory):
         "4",
         "--repeats",
         "2",
+        "--backbone",
+        "shufflenet_v2_x0_5",
         "--cache-count",
         "20",
         "--count",
