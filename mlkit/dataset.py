@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mlkit.cache import PixelCache, build_cache
 from mlkit.errors import LabelError
-from mlkit.files import resolve, shown
+from mlkit.files import resolve
 from mlkit.labelfile import exclude_images, read_labels
 from mlkit.labels import to_codes
 from mlkit.progress import bar
@@ -60,7 +60,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         table = read_labels(labels, minus_one)
         folder = resolve(images)
         if not folder.is_dir():
-            raise LabelError(f"{shown(folder)}: no such images folder; check the path")
+            raise LabelError(f"{folder}: no such images folder; check the path")
         cache = build_cache(folder, list(table.index), image_size)
         kept, report = exclude_images(table, cache.problems, strict)
         return cls(kept, report, cache)

@@ -12,7 +12,7 @@ import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mlkit.errors import ImageError
-from mlkit.files import shown
+from mlkit.files import resolve, shown
 
 # Part of every cache key: a new number here, or another Pillow, decodes everything again.
 DECODER = f"pillow-{PIL.__version__}-3"
@@ -56,7 +56,7 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{shown(path)}: no such file") from None
+        raise ImageError(f"{resolve(path)}: no such file") from None
     except OSError as error:
         raise ImageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     if not data:

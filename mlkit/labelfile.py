@@ -153,7 +153,7 @@ def _parse(path: Path) -> tuple[list[str], Iterator[Row]]:
     if suffix not in (".txt", ".parquet", *_SEPARATORS):
         raise LabelError(f"{shown(path)}: unknown label format {suffix!r}; use {_FORMATS}")
     if not path.is_file():
-        raise LabelError(f"{shown(path)}: no such label file; check the path")
+        raise LabelError(f"{path}: no such label file; check the path")
     rows = _parquet_rows(path) if suffix == ".parquet" else _text_rows(path, _SEPARATORS.get(suffix))
     first = next(rows, None)
     if first is None:

@@ -183,7 +183,7 @@ def load_torch(path: str | Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, by which others keep their settings
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{shown(path)}: no such file; check the path") from None
+        raise WeightsError(f"{resolve(path)}: no such file; check the path") from None
     except MemoryError:
         raise
     except Exception as error:  # bytes that are no torch file stumble anywhere in the unpickler

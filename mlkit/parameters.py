@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 
 from mlkit.errors import ParameterError, nearest
-from mlkit.files import project_root, shown
+from mlkit.files import project_root, resolve, shown
 
 # Those of a training that say where the data is and how it is read, with their defaults; the others are of `TrainConfig`.
 DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
@@ -164,8 +164,10 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-01
-        raise ParameterError(f"{shown(path)} cannot be read ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise ParameterError(f"{resolve(path)} cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-01
+        raise ParameterError(f"{resolve(path)} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ParameterError(f"{shown(path)} must hold one `name: value` a line")
     return content

@@ -10,14 +10,15 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import MlkitError, ParameterError, RunError
-from mlkit.files import make_folder, project_root, resolve, shown, write_json
+from mlkit.errors import MlkitError, ParameterError, RunError, WriteError
+from mlkit.files import make_folder, project_root, reason, resolve, shown, write_json
 from mlkit.parameters import check_parameters, known_parameters, notebook_path
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
@@ -330,8 +331,8 @@ def execute(
     make_folder(run.path)
     cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
     position = 0
-    # this environment's kernel before the user's own
-    own = {SWITCH: "off", "JUPYTER_PREFER_ENV_PATH": "1", HELD: f"{os.getpid()} {run.path}"}
+    # this environment's kernel, whatever else is installed or on JUPYTER_PATH
+    own = {SWITCH: "off", "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), HELD: f"{os.getpid()} {run.path}"}
     before = {key: os.environ.get(key) for key in own}
     os.environ |= own
     with bar(total=len(cells), desc=notebook, unit="cell") as progress:
@@ -367,6 +368,17 @@ def execute(
             raise NotebookError(run, notebook, position, f"the cell took longer than {timeout} s") from None
         except DeadKernelError:
             raise NotebookError(run, notebook, position, "the kernel died (killed, or out of memory)") from None
+        except (FileNotFoundError, PermissionError, KeyError, ValueError, RuntimeError) as error:
+            if position:
+                raise
+            raise NotebookError(
+                run,
+                notebook,
+                0,
+                f"the kernel python3 does not start ({error}); mend it: {sys.executable} -m ipykernel install --sys-prefix",
+            ) from None
+        except OSError as error:
+            raise WriteError(f"{partial} cannot be written ({reason(error)})") from None
         except KeyboardInterrupt:
             raise InterruptedNotebook(run, notebook, position, "interrupted") from None
         finally:

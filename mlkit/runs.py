@@ -161,7 +161,7 @@ class Run:
         path = folder_of(str(name))
         if not (path / "config.json").is_file():
             names = ", ".join(run.name for run in list_runs()) or "none"
-            raise RunError(f"{shown(path)} is not a run folder (no config.json); known runs: {names}")
+            raise RunError(f"{path} is not a run folder (no config.json); known runs: {names}")
         return cls(path)
 
     def is_made_of(self, parameters: Mapping[str, Any], fingerprint: str) -> bool:
@@ -417,4 +417,6 @@ def _new_folder() -> Path:
 
 def folder_of(name: str) -> Path:
     """`outputs/<name>` for a plain name, the folder itself for a path."""
-    return outputs_root() / name if Path(name).name == name and name not in (".", "..") else resolve(name)
+    path = Path(name)  # which drops "./" and a "/" at the end
+    plain = len(path.parts) == 1 and name not in ("..", "~")
+    return outputs_root() / path if plain and (path.name == name or not resolve(name).is_dir()) else resolve(name)

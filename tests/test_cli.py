@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,11 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mlkit.cli import main
+from mlkit.cli.given import data_options, given_parameters, typed_run
+from mlkit.errors import MlkitError, RunError
+from mlkit.files import project_root, write_json
 from mlkit.metrics import chance
+from mlkit.runs import Run
 
 
 @pytest.fixture
@@ -105,7 +110,7 @@ def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
         (["train", "-p", "epoch", "1"], "did you mean 'epochs'"),
         (["train", "-f", "gone.yaml"], "gone.yaml cannot be read"),
         (["train", "--images", "x"], "--images and --labels belong together"),
-        (["train", "--images", ".", "--labels", "gone.csv"], "no such label file"),
+        (["train", "--images", ".", "--labels", "gone.csv"], f"{Path.cwd()}/gone.csv: no such label file"),
         (["run", "--only", "12"], "no notebook '12'"),
     ],
 )
@@ -114,6 +119,57 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def given(*arguments):
+    return given_parameters(data_options().parse_args(list(arguments)))
+
+
+def test_what_is_typed_is_relative_to_the_person_and_what_is_in_a_file_to_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("images: photos\nlabels: photos/labels.csv\nweights: w.pth\n")
+    assert given("-f", "own.yaml")["images"] == "photos"
+    assert given("-f", "own.yaml")["weights"] == "w.pth"
+    typed = given("-f", "own.yaml", "-p", "images", "photos", "-p", "image", "photos/7.jpg", "-p", "weights", "./w.pth")
+    assert typed["images"] == str(tmp_path / "photos")
+    assert typed["image"] == str(tmp_path / "photos" / "7.jpg")
+    assert typed["weights"] == str(tmp_path / "w.pth")
+    assert given("--images", "photos", "--labels", "l.csv")["labels"] == str(tmp_path / "l.csv")
+    assert given("-p", "weights", "none")["weights"] == "none"
+    monkeypatch.chdir(project_root())  # a path in the project stays one that moves with it
+    assert given("-p", "images", "data/photos", "-p", "labels", "l.csv")["images"] == "data/photos"
+
+
+@pytest.mark.parametrize("way", ["option", "parameter", "file"])
+def test_own_data_gets_its_recipe_however_it_is_given(way, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("images: a\nlabels: b.csv\n")
+    arguments = {
+        "option": ["--images", "a", "--labels", "b.csv"],
+        "parameter": ["-p", "images", "a", "-p", "labels", "b.csv"],
+        "file": ["-f", str(file)],
+    }[way]
+    assert given(*arguments)["image_size"] == 224
+    assert given(*arguments, "-p", "image_size", "64")["image_size"] == "64"
+    assert given()["image_size"] == given("-p", "images", str(project_root() / "data/sample/images"))["image_size"] == 64
+    with pytest.raises(MlkitError, match="belong together"):
+        given("-p", "images", "a")
+
+
+def test_a_run_may_be_typed_as_a_shell_completes_it(outputs, tmp_path, monkeypatch):
+    for name in ("single", "elsewhere"):
+        write_json(outputs / name / "config.json", {"created": "2030", "parameters": {}})
+    monkeypatch.chdir(tmp_path)
+    for text in ("single", "./single", "single/"):
+        assert Run.open(typed_run(text)).path == outputs / "single"
+        assert Run.open(text).path == outputs / "single"
+    monkeypatch.chdir(outputs)
+    assert Run.open(typed_run("./single")).path == outputs / "single"
+    monkeypatch.chdir(outputs / "single")
+    assert Run.open(typed_run(".")).path == Run.open(typed_run("../single")).path == outputs / "single"
+    assert typed_run("tune-*") == "tune-*"
+    with pytest.raises(RunError, match=f"^{outputs}/gone is not a run folder"):
+        Run.open(typed_run("../gone"))
 
 
 def run_command(*arguments, **options):

@@ -348,7 +348,10 @@ def test_folder_of_a_training_without_notebooks_is_not_taken_over(tiny_chain):
         run_notebooks({}, name="x")
 
 
-def test_kernel_is_that_of_the_current_python(tiny_chain):
+def test_kernel_is_that_of_the_current_python_whatever_else_is_installed(tiny_chain, tmp_path, monkeypatch):
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text("{")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     tiny_chain(1, "import sys; print(sys.executable)")
     run = run_notebooks({}, only="1")
     output = nbformat.read(run / f"{CHAIN[0]}.ipynb", as_version=4).cells[-1].outputs[0].text

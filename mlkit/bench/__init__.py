@@ -30,7 +30,7 @@ from mlkit.cache import cores
 from mlkit.config import TrainConfig
 from mlkit.device import Device, choose_device
 from mlkit.errors import LabelError, ParameterError
-from mlkit.files import make_folder, resolve, shown
+from mlkit.files import make_folder, resolve
 from mlkit.labelfile import write_labels
 from mlkit.labels import from_codes
 from mlkit.parameters import Between, check_fields
@@ -292,7 +292,7 @@ def _images(config: BenchConfig, count: int, work: Path) -> tuple[Path, Path, st
         suffixes = set(Image.registered_extensions())
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes)
         if not names:
-            raise LabelError(f"{shown(folder)}: no such folder, or no images in it; check the path")
+            raise LabelError(f"{folder}: no such folder, or no images in it; check the path")
         names = sorted(rng.choice(names, min(count, len(names)), replace=False))
     else:
         folder = work / "photos"

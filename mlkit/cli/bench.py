@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 from typing import Any
 
+from mlkit.cli.given import typed_path
+
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
@@ -28,6 +30,7 @@ def bench(options: argparse.Namespace) -> int:
     from mlkit.files import write_json
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchConfig)}
+    given["images"] = typed_path(given["images"]) if given["images"] else None
     figures = measure(BenchConfig(**{name: value for name, value in given.items() if value is not None}))
     print(f"{describe(figures)}\n\n{table(figures).rename_axis(None).to_string()}")
     if options.json:

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from mlkit.cli.given import typed_run
 from mlkit.files import shown
 
 
@@ -20,7 +21,7 @@ def ensemble(options: argparse.Namespace) -> int:
     from mlkit.ensemble import build_ensemble
     from mlkit.runs import find_runs
 
-    run = build_ensemble(find_runs(options.runs), options.name, options.overwrite)
+    run = build_ensemble(find_runs([typed_run(run) for run in options.runs]), options.name, options.overwrite)
     facts, table = run.read_json("metrics.json"), run.read_table("members.csv").set_index("run")
     print(f"{run}: ensemble of {', '.join(facts['members'])}\n{facts['judging']}")
     if facts["judged_on"] != "test":

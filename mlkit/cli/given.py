@@ -32,22 +32,58 @@ def data_options() -> argparse.ArgumentParser:
     return data
 
 
+_RECIPES = ("sample", "seed")  # of the sample data, of own data
+_PATHS = ("images", "labels", "image")  # parameters that are a path
+_FILES = ("weights", "probe_weights")  # that are a file, or a word
+_WORDS = ("", "imagenet", "none")
+_RUNS = ("prior_run", "other")  # that are a run
+
+
 def given_parameters(
     options: argparse.Namespace, earlier: Mapping[str, Any] | None = None, standard: str = ""
 ) -> dict[str, Any]:
-    """Parameters of a call: `earlier`, or a standard file (sample.yaml, seed.yaml for own data); then files, `-p`, data."""
+    """Parameters of a call: `earlier`, or a standard file (sample.yaml, seed.yaml for own data); then files, `-p`, data.
+
+    Paths that were typed are relative to where the person is, those in a file to the project's root.
+    """
     from mlkit.parameters import read_parameters
 
-    if bool(options.images) != bool(options.labels):
+    given: dict[str, Any] = {}
+    for file in options.file:
+        given |= read_parameters(Path(file).absolute())
+    given |= {name: _typed(name, value) for name, value in options.parameter}
+    given |= {name: typed_path(getattr(options, name)) for name in ("images", "labels") if getattr(options, name)}
+    if earlier:
+        return {**earlier, **given}
+    sample, seed = (read_parameters(project_root() / "notebooks" / "parameters" / f"{name}.yaml") for name in _RECIPES)
+    own = given.get("images", sample["images"]) != sample["images"]
+    if bool(options.images) != bool(options.labels) or (own and "labels" not in given):
         raise MlkitError("--images and --labels belong together: give both, or none for the sample data")
-    name = standard or ("seed" if options.images else "sample")
-    given = dict(earlier or {})
-    for file in [*([] if given else [project_root() / "notebooks" / "parameters" / f"{name}.yaml"]), *options.file]:
-        given |= read_parameters(file)
-    given |= dict(options.parameter)
-    if options.images:
-        given |= {"images": shown(Path(options.images).absolute()), "labels": shown(Path(options.labels).absolute())}
-    return given
+    if standard:
+        return read_parameters(project_root() / "notebooks" / "parameters" / f"{standard}.yaml") | given
+    return (seed if own else sample) | given
+
+
+def typed_path(path: str) -> str:
+    """A path that was typed in a shell, as a parameter that means the same wherever it is read."""
+    return shown(Path(path).expanduser().absolute())
+
+
+def typed_run(text: str) -> str:
+    """A run that was typed in a shell: a name or pattern, or a path from where the person is.
+
+    `./single` and `single/`, which a shell completes, are the run `single` where no such folder is here.
+    """
+    path = Path(text).expanduser()
+    if text not in (".", "..") and path.name == text:
+        return text
+    return path.name if len(path.parts) == 1 and not path.exists() else str(path.absolute())
+
+
+def _typed(name: str, value: str) -> str:
+    if name in _PATHS or (name in _FILES and value not in _WORDS):
+        return typed_path(value) if value else value
+    return typed_run(value) if name in _RUNS and value else value
 
 
 def settings_table(kind: Any) -> str:

@@ -7,6 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from mlkit.cli.given import typed_run
 from mlkit.files import atomic, shown
 
 
@@ -28,7 +29,8 @@ def predict(options: argparse.Namespace) -> int:
     from mlkit.predict import Predictor
 
     broken: list[ImageError] = []
-    source = options.model if not options.model.endswith((".pth", ".pt")) else Path(options.model).absolute()
+    model = options.model
+    source = Path(model).expanduser().absolute() if model.endswith((".pth", ".pt")) else typed_run(model) if model else ""
     paths = [file for image in options.images for file in _files(Path(image).absolute())]
     predictor = Predictor.load(source, options.device)
     print(f"model: {predictor}")

@@ -4,6 +4,8 @@ import argparse
 import shutil
 from typing import Any
 
+from mlkit.cli.given import typed_run
+
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
@@ -21,7 +23,7 @@ def runs(options: argparse.Namespace) -> int:
     from mlkit.files import atomic, shown
     from mlkit.runs import find_runs, outputs_root
 
-    found = find_runs(options.runs, unfinished=True)
+    found = find_runs([typed_run(run) for run in options.runs], unfinished=True)
     if not found:
         print(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
         return 0

@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
+from mlkit.cli.given import typed_run
 from mlkit.errors import MlkitError
 
 
@@ -27,5 +28,5 @@ def tensorboard(options: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):  # the way to end it
         from mlkit.board import serve
 
-        serve(options.runs, options.port)
+        serve([typed_run(run) for run in options.runs], options.port)
     return 0

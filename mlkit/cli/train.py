@@ -2,11 +2,10 @@
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 from mlkit.cli.given import data_options, given_parameters, settings_table
-from mlkit.files import shown
+from mlkit.files import resolve, shown
 
 
 def add_to(commands: Any) -> None:
@@ -50,7 +49,7 @@ def train(options: argparse.Namespace) -> int:
     if options.folds is not None:
         from mlkit.folds import cross_validate
 
-        name = options.name or Path(data["labels"]).absolute().parent.name or "run"
+        name = options.name or resolve(data["labels"]).parent.name or "run"
         if not options.overwrite:  # else the same command begins again, as it was told
             options.goes_on = _goes_on(options, name)
         _print_folds(cross_validate(dataset, config, name, data, options.overwrite), name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlkit.cli.given import GOES_ON, data_options, given_parameters
 from mlkit.errors import MlkitError
-from mlkit.files import shown
+from mlkit.files import resolve, shown
 
 _TRIALS = 20
 _TOP = 3
@@ -121,13 +121,14 @@ def _begun(options: argparse.Namespace) -> Any:
     from mlkit.runs import outputs_root
     from mlkit.tuning.setup import SPACE, go_on, set_up
 
+    given = given_parameters(options)
     said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
-    name = options.name or (Path(options.labels).absolute().parent.name if options.labels else "sample") + "-tune"
+    name = options.name or resolve(given["labels"]).parent.name + "-tune"
     goes_on = options.recover is not None or (options.seeds and not options.grid)  # needs what was searched before
     if not said and (goes_on or (outputs_root() / name / "tuning.json").exists()):
         return go_on(name)
     space = Path(options.space).absolute() if options.space else SPACE
-    return set_up(name, given_parameters(options), space, not options.no_prune, options.grid)
+    return set_up(name, given, space, not options.no_prune, options.grid)
 
 
 def _print_results(tuning: Any) -> None:
