@@ -19,7 +19,7 @@ from mlkit.metrics import DEFAULT_THRESHOLD, ENOUGH, checked
 from mlkit.progress import bar
 
 FIGURES = ("AP", "ROC_AUC", "F1", "Brier")
-MEAN = "macro mean"
+MEAN = " macro mean"  # beside the attributes, none of which can be called so: their names do not begin with a space
 # With few positives a low AP comes with a standard error that is too small. So the variance of its logit is drawn towards
 # that of a binomial share of one half among the k cells of the rarer class, 4 / k, and that of a ROC AUC towards Hanley &
 # McNeil's (1982), with the weight of so many cells; and the upper half of a low AP's interval is lengthened by the

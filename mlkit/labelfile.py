@@ -173,8 +173,12 @@ def _parse(path: Path) -> tuple[list[str], Iterator[Row]]:
 def _check_attributes(names: list[str], where: str) -> None:
     if all(name.lower() in (*_VALUES, "-1", "-1.0") for name in names):
         raise LabelError(f"{where}: this looks like labels, not like a header; add a first line image,attribute,...")
-    taken = {"image"}  # the first column, whatever it is called in the file
+    taken: set[str] = set()
     for name in names:
+        if name == "image":  # the first column, whatever it is called in the file
+            raise LabelError(
+                f"{where}: attribute name 'image' is that of the first column in every table; rename the attribute"
+            )
         if not name or name != " ".join(name.split()) or name in taken:
             raise LabelError(f"{where}: attribute name {name!r} is empty, padded or taken; give each column its own name")
         taken.add(name)

@@ -17,7 +17,7 @@ from mlkit.calibration import Calibration
 from mlkit.device import Device
 from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
-from mlkit.pretrained import imagenet_network, load_backbone, published_statistics
+from mlkit.pretrained import check_finite, imagenet_network, load_backbone, published_statistics
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -158,6 +158,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     model = networks[0]
     if "members" in meta:
         model = Ensemble(networks, [Calibration.from_dict(part["calibration"]) for part in parts])
+    check_finite(content["state_dict"], shown(path))
     model.load_state_dict(content["state_dict"])
     return set_statistics(model.eval(), meta.get("mean", IMAGENET_MEAN), meta.get("std", IMAGENET_STD)), meta
 

@@ -22,7 +22,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 from matplotlib.transforms import offset_copy
 from PIL import Image
 
@@ -36,6 +36,7 @@ _ROOMY = 12  # rows that stand apart; more stand closer
 _NAME = 28  # columns of a name beside a row
 _CAPTION_LINES = 5
 _SHOWN_DPI, _SHOWN_COLOURS = 80, 96  # of a figure in a notebook
+plt.rcParams["text.parse_math"] = False  # names are data: "$5 to $10" is no formula
 _looked_for: set[str] = set()  # characters that a font was sought for
 
 
@@ -190,6 +191,13 @@ def legend_below(ax: Axes, columns: int = 3) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns, frameon=False)
 
 
+def log_axis(ax: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers at its ticks: the usual ones are formulas."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def label_balance(counts: pd.DataFrame, ax: Axes) -> Axes:
     """Share of yes, no and unknown per attribute, stacked, with the counts written in; takes `labels.label_counts`."""
     top = counts.iloc[most_telling(counts.imbalance)]
@@ -295,7 +303,8 @@ def learning_rate_range(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot(table.lr, table.loss, color=YES, alpha=0.25, linewidth=1, label="each iteration")
     ax.plot(table.lr, table.loss.ewm(alpha=0.3).mean(), color=YES, linewidth=2, label="smoothed")
     ax.set(title="Learning-rate range: choose where the loss falls fastest", xlabel="learning rate", ylabel="training loss")
-    ax.set(xscale="log", ylim=(0, 1.5 * table.loss.iloc[:5].mean()))
+    ax.set(ylim=(0, 1.5 * table.loss.iloc[:5].mean()))
+    log_axis(ax)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax

@@ -96,10 +96,17 @@ def load_backbone(model: nn.Module, content: Any, backbone: str, head: str, imag
     wanted = {name: value for name, value in own.items() if not name.startswith(f"{head}.")}
     if wrong := _differences(body, wanted):
         raise WeightsError(f"{source} does not fit {backbone}: {_few(wrong, '; ')}. {_recognised(state, own, backbone)}")
+    check_finite(body, source)
     body._metadata = versions or OrderedDict({"": {"version": model._version}})  # type: ignore[attr-defined]
     model.load_state_dict(body, strict=False)
     if notes:
         say(f"{source}: {'; '.join(notes)}")
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError, naming the file, if entries hold NaN or infinity: a training would seem to have diverged."""
+    if bad := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(f"{source} is damaged: {_few(bad, ', ')} hold NaN or infinity; give another file")
 
 
 @contextmanager

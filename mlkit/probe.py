@@ -143,8 +143,9 @@ def out_of_fold(
     Args:
         inputs, labels: as for `probe`.
         groups: image -> group that stays in one fold, of `duplicate_groups` say.
-        folds, seed: of `fold_images`, which also says the errors.
+        folds, seed: of `fold_images`, which also says the errors; where there are fewer groups, each is a fold.
     """
+    folds = max(2, min(folds, len(labels) if groups is None else groups.nunique()))
     fold = fold_images(labels, folds, seed, groups).to_numpy()
     result = np.empty(labels.shape)
     for number in np.unique(fold):

@@ -240,6 +240,8 @@ def test_too_few_images_to_split_are_refused():
         split_images(labels, groups=dict.fromkeys(labels.index, "same"))
     with pytest.raises(LabelError, match=r"the split leaves no image of 4 to train on; lower validation_fraction"):
         split_images(random_labels(4, [0.5]), 0.9)
+    with pytest.raises(LabelError, match="the split leaves 1 image of 4 to train on, 2 are needed"):
+        split_images(random_labels(4, [0.5]), 0.6)
 
 
 def test_three_way_split_keeps_proportions_and_groups_apart():

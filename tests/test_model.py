@@ -112,3 +112,11 @@ def test_a_full_disk_is_said_as_such(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path):
+    state = build_model("resnet18", 5, "none", image_size=32).state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"nan\.pth is damaged: layer1\.0\.conv1\.weight hold NaN"):
+        build_model("resnet18", 3, str(tmp_path / "nan.pth"))

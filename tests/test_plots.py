@@ -1,6 +1,7 @@
 """Figures show the numbers that they are given; how they look is judged by eye."""
 
 import warnings
+from io import BytesIO
 
 import matplotlib as mpl
 import numpy as np
@@ -174,3 +175,22 @@ def test_what_no_font_has_is_said_once_with_what_to_install(fonts, monkeypatch):
         plots.use_fonts(["帽"])
     warnings.simplefilter("error")
     plots.use_fonts(["帽"])
+
+
+def test_names_are_data_and_no_formulas():
+    names = ["$$", "$5 to $10", "a_b^c", r"\frac"]
+    figure, ax = plt.subplots()
+    plots.label_balance(labels.label_counts(labels.from_codes(np.eye(4), "abcd", names)), ax)
+    ax.set(title="$5 to $10", xlabel="$$")
+    figure.savefig(BytesIO())
+    texts = [text.get_text() for text in ax.get_yticklabels()]
+    assert texts == names
+    assert not any(text.get_parse_math() for text in [ax.title, ax.xaxis.label, *ax.get_yticklabels()])
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    figure, ax = plt.subplots()
+    ax.plot([1e-5, 0.1], [1, 2])
+    plots.log_axis(ax)
+    figure.savefig(BytesIO())
+    assert {text.get_text() for text in ax.get_xticklabels()} >= {"0.001", "0.01"}

@@ -83,6 +83,11 @@ def test_out_of_fold_prediction_is_that_of_a_probe_without_the_fold():
     assert list(probabilities) == ["a", "b"]
 
 
+def test_fewer_groups_than_folds_are_a_fold_each():
+    inputs, labels = planted(count=4)
+    assert np.isfinite(out_of_fold(inputs, labels)).all(axis=None)
+
+
 def test_out_of_fold_predictions_of_noise_are_worth_nothing():
     """With each image twice, only the groups keep a probe from knowing the answers."""
     rng = np.random.default_rng(0)

@@ -1,12 +1,15 @@
 """A run read back: the same arrays and figures as were written, baselines beside, and two runs on common images."""
 
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from scipy.special import logit
 
-from mlkit import metrics, report
+from mlkit import evaluation_plots, metrics, report
 from mlkit.errors import RunError
 from mlkit.folds import over_folds
 from mlkit.intervals import MEAN
@@ -87,6 +90,17 @@ def test_summary_has_intervals_and_baselines_and_the_macro_mean():
     )
     text = report.readable(table)
     assert text.AP["a"] == f"{table.AP['a']:.2f} [{table.AP_low['a']:.2f}, {table.AP_high['a']:.2f}]"
+
+
+def test_an_attribute_may_be_called_as_the_mean_is():
+    judged = replace(Judged.read(make_run("a", IMAGES)[0]), attributes=["macro mean", "mean", "images"])
+    bounds = judged.bounds()
+    table = report.summary(judged, bounds)
+    assert list(table.index) == ["macro mean", "mean", "images", MEAN]
+    assert table.AP[MEAN] == pytest.approx(table.AP[:3].mean())
+    _, ax = plt.subplots()
+    evaluation_plots.intervals(bounds.loc["AP"], table.chance.drop(MEAN), ax)
+    assert len(ax.get_yticks()) == 4
 
 
 def test_attribute_without_a_class_has_no_figure_and_stays_out_of_the_mean():

@@ -17,7 +17,7 @@ import pytest
 import mlkit.runs as runs_module
 from mlkit.cli import main
 from mlkit.comparison.ranking import results_folder
-from mlkit.errors import ClaimError, ParameterError, RunError
+from mlkit.errors import ClaimError, ParameterError, RunError, WriteError
 from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
 from mlkit.runs import Run, find_runs, list_runs, named_folder, outputs_root
 from mlkit.tuning import Tuning
@@ -369,8 +369,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
             if error:
                 raise error
 
-    for error in (OSError, KeyboardInterrupt):
-        with pytest.raises(error):
+    for error, told in ((OSError("disk"), WriteError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        with pytest.raises(told):
             write("half", error)
         assert files(target.parent) == []
     write("old")

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mlkit.comparison.overview import key, shorten, written
 from mlkit.parameters import DATA
-from mlkit.plots import NO, UNKNOWN, YES
+from mlkit.plots import NO, UNKNOWN, YES, log_axis
 
 _NAMED, _ALL_NAMED = 6, 7  # runs with a colour and a name among many; up to so many have all one
 _ROWS = 25  # of a ranking, at most
@@ -151,7 +151,7 @@ def _panel(values: pd.Series, others: pd.DataFrame, mean_ap: pd.Series, ax: Axes
     if numbers and len(order) > _POSITIONS:
         x = values.astype(float)
         if x.min() > 0 and x.max() / x.min() >= 10:
-            ax.set_xscale("log")
+            log_axis(ax)
     else:
         x = texts.map({text: float(place) for place, text in enumerate(order)})
         many = sum(len(shorten(text)) for text in order) > 24

@@ -103,20 +103,21 @@ class Votes:
             Index run, `MEAN` and `WHOLE` being the last two; columns images, mAP, and difference: the mAP of the mean less
             that of the run on the same images, with its paired 95 % interval low to high; empty where no other has a say.
         """
-        columns, rows = ["images", "mAP", "difference", "low", "high"], {}
+        columns, rows = ["images", "mAP", "difference", "low", "high"], []
         every = np.asarray(self.judged.any(axis=0))
         whole = np.zeros(self.targets.shape)
         whole[every] = self.mean(self.judged).logits
-        for run, logits, own in zip(self.runs, self.logits, self.judged, strict=True):
+        for logits, own in zip(self.logits, self.judged, strict=True):
             difference = [np.nan] * 3
             if (self.judged[:, own].sum(axis=0) > 1).any():
                 pair = sigmoid(whole[own]), sigmoid(logits[own])
                 table = intervals.compare(*pair, self.targets[own], self.attributes)
                 difference = np.asarray(table[columns[2:]].xs(("AP", intervals.MEAN))).tolist()
-            rows[run] = [own.sum(), self._mean_ap(logits, own), *difference]
-        rows[MEAN] = [every.sum(), pd.Series([row[1] for row in rows.values()]).mean(), *[np.nan] * 3]
-        rows[WHOLE] = [every.sum(), self._mean_ap(whole, every), *[np.nan] * 3]
-        return pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="run"), columns).astype({"images": "int64"})
+            rows.append([own.sum(), self._mean_ap(logits, own), *difference])
+        rows.append([every.sum(), pd.Series([row[1] for row in rows]).mean(), *[np.nan] * 3])
+        rows.append([every.sum(), self._mean_ap(whole, every), *[np.nan] * 3])
+        # by position, for a run may be called as the last two are
+        return pd.DataFrame(rows, pd.Index([*self.runs, MEAN, WHOLE], name="run"), columns).astype({"images": "int64"})
 
     def __str__(self) -> str:
         """Who has a say, in words, a sentence or two a line."""

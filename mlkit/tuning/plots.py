@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mlkit.plots import NO, YES
+from mlkit.plots import NO, YES, log_axis
 
 _COLUMNS = 3  # of panels
 
@@ -73,7 +73,7 @@ def slices(table: pd.DataFrame, names: Sequence[str], logarithmic: Sequence[str]
             ax.scatter(values[chosen], shown.mAP[chosen], color=colours if face is None else face, edgecolors=colours, s=26)
         ax.set_xlabel(name)
         if name in logarithmic:
-            ax.set_xscale("log")
+            log_axis(ax)
         ax.grid(alpha=0.3)
     for row in axes:
         row[0].set_ylabel("validation mAP")
