@@ -208,3 +208,12 @@ def test_folds_give_mean_deviation_and_a_pool_in_which_each_decides_by_its_own_t
     assert table.loc[("AP", MEAN), "mean"] == pytest.approx(
         np.mean([fold.evaluate().AP[["a", "b"]].mean() for fold in folds])
     )
+
+
+def test_attribute_that_one_fold_never_saw_in_training_is_pooled_from_the_others():
+    runs = [make_run(f"f{i}", IMAGES[30 * i : 30 * i + 30], seed=i)[0] for i in range(2)]
+    table = runs[1].read_table("predictions.csv")
+    runs[1].write_table("predictions.csv", table.assign(probability=table.probability.mask(table.attribute == "b")))
+    first, second = map(Judged.read, runs)
+    assert (second.targets[:, 1] == -1).all()
+    assert over_folds([first, second]).loc[("Brier", "b"), "pooled"] == pytest.approx(first.evaluate().Brier["b"])
