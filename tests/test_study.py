@@ -274,6 +274,19 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
     assert len(pd.read_csv(outputs_root() / "s" / "results.csv")) == len(study.cells)
 
 
+def test_settings_against_the_paper_of_a_method_are_named_once(truth, monkeypatch, capsys):
+    monkeypatch.setattr(study_module, "_compute", fake)
+    study = replace(STUDY, methods=["masked_bce", "asl", "csl"])
+    run_study(study, truth, "s")
+    assert "warning" not in capsys.readouterr().out
+    run_study(replace(study, config=replace(CONFIG, pos_weight="balanced")), truth, "s")
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [line.split(":")[1:3] for line in warned] == [
+        [" pos_weight 'balanced'", f" {name} balances by its gammas already, rare positives count twice; take 'none'"]
+        for name in ("asl", "csl")
+    ]
+
+
 def test_a_folder_of_something_else_is_left_alone(truth, outputs):
     (outputs / "mine").mkdir(parents=True)
     (outputs / "mine" / "file").touch()

@@ -33,6 +33,7 @@ from mlkit.errors import ClaimError, RunError
 from mlkit.files import Claim, atomic, make_folder, shown, write_json
 from mlkit.losses import get_loss
 from mlkit.metrics import evaluate, macro
+from mlkit.objective import contradictions
 from mlkit.progress import bar, say
 from mlkit.runs import Run, contents, named_folder
 from mlkit.step import model_logits
@@ -67,6 +68,11 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
     files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth, groups)}.json" for cell in study.cells}
     pending = [cell for cell, file in files.items() if not file.exists()]
+    for method in study.methods:
+        config = study.training(Cell(method, FULL, 1.0, study.seeds[0]))
+        own: dict[str, Any] = {"prior_run": "prior"} if get_loss(method).takes_prior else {}  # each training has one
+        for text in contradictions(replace(config, **own)):
+            say(f"warning: {text}")
     say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
     with bar(total=len(pending), desc="study", unit="training", smoothing=0.1) as progress:
         started, total = time.monotonic(), len(pending)
