@@ -350,5 +350,5 @@ def test_what_an_ensemble_lacks_is_asked_of_its_members(runs, capsys):
     ):
         build_model("mobilenet_v3_small", 2, str(run / "model.pth"))
     assert main(["run", "--name", "cv", "--only", "02"]) == 2
-    assert "cv is an ensemble, there is nothing to train" in capsys.readouterr().err
+    assert "cv holds an ensemble, there is nothing to train" in capsys.readouterr().err
     assert run.finished
