@@ -38,7 +38,7 @@ SMALL = {
 READERS = ("03_plot_loss", "04_single_image_inference", "05_evaluate")  # of a run, which another process may have made
 DRAW = f"""
 from pathlib import Path
-from mlkit.sample import make_sample
+from mlkit.data.sample import make_sample
 if not Path({str(FEW)!r}).exists():
     make_sample({str(FEW)!r}, count=120)
 """
@@ -79,7 +79,7 @@ def outputs(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
     """Folder of a small sample data set."""
-    from mlkit.sample import make_sample
+    from mlkit.data.sample import make_sample
 
     folder = tmp_path_factory.mktemp("data") / "sample"
     make_sample(folder, count=60)
@@ -94,7 +94,7 @@ def goes_on(monkeypatch):
     """
     import pandas as pd
 
-    from mlkit import train as train_module
+    from mlkit.training import loop as train_module
 
     real = train_module._checkpoint
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlkit.config import TrainConfig
 from mlkit.errors import ParameterError
+from mlkit.notebooks import CHAIN, TRAINING
 from mlkit.parameters import DATA, check_parameters, convert_parameters, known_parameters, read_parameters
-from mlkit.pipeline import CHAIN, TRAINING
+from mlkit.training.config import TrainConfig
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

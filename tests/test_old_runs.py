@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from mlkit.cli import main
-from mlkit.predict import Predictor
-from mlkit.report import Judged
+from mlkit.evaluation.predictions import Judged
+from mlkit.inference.predictor import Predictor
 from mlkit.runs import Run, list_runs
 
 HERE = Path(__file__).parent

@@ -122,7 +122,7 @@ def test_missing_yaml_file_is_refused(tmp_path):
 
 def test_every_setting_of_a_training_has_a_meaning_and_is_listed(capsys):
     from mlkit.cli import main
-    from mlkit.config import TrainConfig
+    from mlkit.training.config import TrainConfig
 
     assert main(["train", "--help-parameters"]) == 0
     listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
@@ -133,8 +133,8 @@ def test_every_setting_of_a_training_has_a_meaning_and_is_listed(capsys):
 
 
 def test_a_loss_that_is_added_to_the_registry_is_a_choice_at_once(monkeypatch):
-    from mlkit.config import TrainConfig
     from mlkit.losses import LOSSES
+    from mlkit.training.config import TrainConfig
 
     monkeypatch.setitem(LOSSES, "ninth", LOSSES["masked_bce"])
     assert TrainConfig(loss="ninth").pos_weight_policy == "balanced"

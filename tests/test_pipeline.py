@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from conftest import HANG
 
-from mlkit import pipeline
+from mlkit import notebooks as pipeline
 from mlkit.errors import ParameterError, RunError
-from mlkit.pipeline import CHAIN, NotebookError, run_notebooks, select
+from mlkit.notebooks import CHAIN, NotebookError, run_notebooks, select
 from mlkit.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -222,7 +222,7 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 
 def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
     tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
-    program = "from mlkit.pipeline import *\nrun_notebooks({}, name='x')"
+    program = "from mlkit.notebooks import *\nrun_notebooks({}, name='x')"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "asleep" in line:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlkit import labels, plots
+from mlkit import plots
+from mlkit.data import labels
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

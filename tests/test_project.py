@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -14,44 +15,51 @@ import yaml
 from packaging.requirements import Requirement
 
 import mlkit
-from mlkit import sample as sample_module
-from mlkit.labelfile import read_labels
-from mlkit.labels import label_counts, to_codes
+from mlkit.data import sample as sample_module
+from mlkit.data.labelfile import read_labels
+from mlkit.data.labels import label_counts, to_codes
 from mlkit.runs import FILES
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FLOORS = [
-    ["__init__", "errors"],
-    ["files", "progress", "losses", "device", "mapped", "feed", "metrics", "calibration"],
-    ["labels", "images", "runs", "parameters", "thresholds", "intervals"],
-    ["augment"],
-    ["labelfile", "config", "board", "pretrained"],
-    ["cache", "sample", "model", "plots", "objective", "optim"],
-    ["dataset", "predict", "evaluation_plots", "suspects", "report"],
-    ["stages", "duplicates", "missingness", "comparison"],
-    ["step", "probe"],
-    ["verdict"],
-    ["train", "ensemble"],
-    ["sweep", "pipeline", "study", "bench"],
-    ["folds", "tuning"],
+FLOORS = [  # rooms; on the two lowest, single modules, each of which may import those before it
+    ["__init__", "errors", "files", "progress"],
+    ["parameters", "runs", "plots", "notebooks"],
+    ["losses", "data"],
+    ["models", "evaluation"],
+    ["training"],
+    ["inference"],
+    ["curation", "experiments"],
+    ["bench"],
     ["cli"],
     ["__main__"],
 ]
 CARD = ["torch", "torchvision", "jupyterlab", "papermill", "matplotlib", "seaborn", "pandas", "nbval"]
 
 
-def test_modules_import_only_from_floors_below():
-    floor = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+def test_rooms_import_only_from_floors_below():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     package = ROOT / "mlkit"
-    module = {path: path.relative_to(package).with_suffix("").parts[0] for path in package.rglob("*.py")}
-    assert set(floor) == set(module.values())
-    for path, own in module.items():
+    rooms = {path: path.relative_to(package).with_suffix("").parts[0] for path in package.rglob("*.py")}
+    assert set(floor) == set(rooms.values())
+    for path, own in rooms.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit"):
                 names = [alias.name for alias in node.names] if node.module == "mlkit" else [node.module.split(".")[1]]
-                others = [name for name in names if name != own]  # files of one subpackage share its floor
-                assert all(floor[name] < floor[own] for name in others), f"{path.name} imports {names}"
+                row = FLOORS[floor[own]] if floor[own] < 2 else []
+                below = {room for room in floor if floor[room] < floor[own]} | set(row[: row.index(own)] if row else [])
+                assert set(names) - {own} <= below, f"{path.relative_to(ROOT)} imports {names}"
+
+
+def test_modules_of_a_room_import_each_other_in_no_circle():
+    imports = {}
+    for path in (ROOT / "mlkit").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(path.read_text())
+        found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit")]
+        imports[name] = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {n.module for n in found}
+    order = TopologicalSorter({name: {one for one in others if one in imports} - {name} for name, others in imports.items()})
+    assert list(order.static_order())
 
 
 def test_every_folder_with_code_is_a_package_which_the_installation_finds():

@@ -16,11 +16,11 @@ import pytest
 
 import mlkit.runs as runs_module
 from mlkit.cli import main
-from mlkit.comparison.ranking import results_folder
 from mlkit.errors import ClaimError, ParameterError, RunError, WriteError
+from mlkit.experiments.comparison.ranking import results_folder
+from mlkit.experiments.search import Tuning
 from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
 from mlkit.runs import Run, find_runs, list_runs, named_folder, outputs_root
-from mlkit.tuning import Tuning
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 

@@ -26,16 +26,16 @@ from PIL import Image
 from mlkit.bench import load
 from mlkit.bench.footprint import peak_rss_mb
 from mlkit.bench.measurements import EPOCHS, Measurements, seconds_per_image
-from mlkit.cache import cores
-from mlkit.config import TrainConfig
-from mlkit.device import Device, choose_device
+from mlkit.data.cache import cores
+from mlkit.data.labelfile import write_labels
+from mlkit.data.labels import from_codes
 from mlkit.errors import LabelError, ParameterError
 from mlkit.files import make_folder, resolve
-from mlkit.labelfile import write_labels
-from mlkit.labels import from_codes
+from mlkit.models.device import Device, choose_device
 from mlkit.parameters import Between, check_fields
 from mlkit.progress import bar
 from mlkit.runs import PACKAGES, outputs_root
+from mlkit.training.config import TrainConfig
 
 VALIDATION = 0.25  # share of the images that is held out
 TURNS = 3  # that the number of images is chosen for

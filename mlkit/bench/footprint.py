@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_train
-from mlkit.config import TrainConfig
-from mlkit.dataset import MultiLabelDataset, batches
-from mlkit.device import choose_device
+from mlkit.data.dataset import MultiLabelDataset, batches
+from mlkit.data.labelfile import write_labels
+from mlkit.data.labels import from_codes
 from mlkit.errors import MlkitError
-from mlkit.labelfile import write_labels
-from mlkit.labels import from_codes
 from mlkit.losses import masked_bce
-from mlkit.model import build_model, compute_logits, place
+from mlkit.models.device import choose_device
+from mlkit.models.networks import build_model, compute_logits, place
 from mlkit.runs import Run
-from mlkit.train import train
+from mlkit.training.config import TrainConfig
+from mlkit.training.loop import train
 
 STEPS = 8  # real training steps among the batches that are read from a generated cache
 _PROGRAM = """

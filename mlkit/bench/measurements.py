@@ -18,18 +18,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.bench.footprint import wall_seconds
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
-from mlkit.cache import cores
-from mlkit.config import TrainConfig
-from mlkit.dataset import MultiLabelDataset, batches
-from mlkit.device import Device, native_bf16
-from mlkit.duplicates import FINGERPRINT, near_duplicates
+from mlkit.data.cache import cores
+from mlkit.data.dataset import MultiLabelDataset, batches
+from mlkit.data.duplicates import FINGERPRINT, near_duplicates
+from mlkit.data.images import load_image
 from mlkit.errors import ParameterError
-from mlkit.images import load_image
+from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
-from mlkit.model import build_model, compute_logits, load_model, normalise, place
-from mlkit.predict import Predictor
+from mlkit.models.device import Device, native_bf16
+from mlkit.models.networks import build_model, compute_logits, load_model, normalise, place
 from mlkit.runs import Run
-from mlkit.train import split_dataset, train
+from mlkit.training.config import TrainConfig
+from mlkit.training.loop import split_dataset, train
 
 EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
 _LONG = 0.5  # seconds of five matrix products; what is as slow at a small size gains nothing by a larger one

@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
 
 def ensemble(options: argparse.Namespace) -> int:
     """Make the ensemble; print who judged it, what it is worth beside its members, and where the model is."""
-    from mlkit.ensemble import build_ensemble
+    from mlkit.experiments.ensemble import build_ensemble
     from mlkit.runs import find_runs
 
     run = build_ensemble(find_runs([typed_run(run) for run in options.runs]), options.name, options.overwrite)

@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
 def predict(options: argparse.Namespace) -> int:
     """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
     from mlkit.errors import ImageError
-    from mlkit.predict import Predictor
+    from mlkit.inference.predictor import Predictor
 
     broken: list[ImageError] = []
     model = options.model

@@ -21,7 +21,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
-    from mlkit import pipeline
+    from mlkit import notebooks as pipeline
+    from mlkit.data.sample import ensure_sample
     from mlkit.errors import ParameterError
     from mlkit.parameters import known_parameters
 
@@ -33,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
     # a part of an earlier run starts from what that run was given, so that it need not be said again
     part = options.only or options.start
     given = given_parameters(options, pipeline.given_parameters(options.name, chosen) if part else {})
+    ensure_sample(
+        str({**known_parameters(pipeline.TRAINING), **given}["labels"])
+    )  # the first call and the second see the same files
     try:
         result = pipeline.run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
     except pipeline.NotebookError as error:

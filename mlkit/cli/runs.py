@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
 
 def runs(options: argparse.Namespace) -> int:
     """Print the runs as a table, in blocks of columns as wide as the terminal, or write it whole."""
-    from mlkit.comparison.overview import overview, readable
+    from mlkit.experiments.comparison.overview import overview, readable
     from mlkit.files import atomic, shown
     from mlkit.runs import find_runs, outputs_root
 

@@ -16,14 +16,14 @@ def add_to(commands: Any) -> None:
 
 def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
-    from mlkit.config import TrainConfig
-    from mlkit.dataset import MultiLabelDataset
+    from mlkit.data.dataset import MultiLabelDataset
+    from mlkit.data.sample import FOLDER, ensure_sample
     from mlkit.errors import ParameterError
+    from mlkit.experiments.study import run_study
+    from mlkit.experiments.study.findings import advice, differences
+    from mlkit.experiments.study.grid import NOT_GIVEN, Study
     from mlkit.parameters import DATA, check_parameters, parameters_of
-    from mlkit.sample import FOLDER, ensure_sample
-    from mlkit.study import run_study
-    from mlkit.study.findings import advice, differences
-    from mlkit.study.grid import NOT_GIVEN, Study
+    from mlkit.training.config import TrainConfig
 
     where = {**DATA, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
     training, asked = parameters_of(TrainConfig), parameters_of(Study)

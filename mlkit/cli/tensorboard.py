@@ -26,7 +26,7 @@ def tensorboard(options: argparse.Namespace) -> int:
         raise MlkitError("TensorBoard is not installed; run: pip install -e '.[tensorboard]'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, its temporary files go
     with suppress(KeyboardInterrupt):  # the way to end it
-        from mlkit.board import serve
+        from mlkit.experiments.tensorboard import serve
 
         serve([typed_run(run) for run in options.runs], options.port)
     return 0

@@ -21,18 +21,18 @@ def add_to(commands: Any) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train without a notebook: what notebook 02 does, once or for every fold of a cross-validation."""
-    from mlkit.config import TrainConfig
+    from mlkit.training.config import TrainConfig
 
     if options.help_parameters:
         print(settings_table(TrainConfig))
         return 0
-    from mlkit.dataset import MultiLabelDataset
+    from mlkit.data.dataset import MultiLabelDataset
+    from mlkit.data.sample import ensure_sample
     from mlkit.errors import ParameterError
-    from mlkit.metrics import macro
+    from mlkit.evaluation.metrics import macro
     from mlkit.parameters import DATA, check_parameters, parameters_of
     from mlkit.runs import Run
-    from mlkit.sample import ensure_sample
-    from mlkit.train import train as train_model
+    from mlkit.training.loop import train as train_model
 
     values = DATA | check_parameters(given_parameters(options), DATA | parameters_of(TrainConfig))
     data = {name: values.pop(name) for name in DATA}
@@ -47,7 +47,7 @@ def train(options: argparse.Namespace) -> int:
     dataset = MultiLabelDataset.from_files(image_size=config.image_size, **data)
     print(dataset)
     if options.folds is not None:
-        from mlkit.folds import cross_validate
+        from mlkit.experiments.folds import cross_validate
 
         name = options.name or resolve(data["labels"]).parent.name or "run"
         if not options.overwrite:  # else the same command begins again, as it was told
@@ -76,7 +76,7 @@ def _goes_on(options: argparse.Namespace, name: str) -> str:
 
 def _print_folds(table: Any, name: str) -> None:
     """What concerns all attributes, and the average precision of each; the file has the rest."""
-    from mlkit.intervals import MEAN
+    from mlkit.evaluation.intervals import MEAN
     from mlkit.runs import outputs_root
 
     means = table.xs(MEAN, level="attribute").drop(columns="folds")

@@ -53,8 +53,8 @@ _RECOVER = "go on with the trials of processes that were killed here (or on HOST
 
 def tune(options: argparse.Namespace) -> int:
     """Begin or join a search, queue what is missing, work on it, and print what was found."""
-    from mlkit.tuning import Tuning, use_storage
-    from mlkit.tuning.worker import check_workers, run_workers, work
+    from mlkit.experiments.search import Tuning, use_storage
+    from mlkit.experiments.search.worker import check_workers, run_workers, work
 
     for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends the workers as Ctrl-C does, and they give back their trials
         if hasattr(signal, name):
@@ -103,7 +103,7 @@ def _recover(tuning: Any, host: str | None) -> None:
 
 def _queue(tuning: Any, options: argparse.Namespace) -> None:
     """Queue the trials that the options ask for."""
-    from mlkit.tuning import trials
+    from mlkit.experiments.search import trials
 
     if options.seeds and "seed" in tuning.space.ranges:
         raise MlkitError("seed is in the space already; leave out --seeds")
@@ -118,8 +118,8 @@ def _queue(tuning: Any, options: argparse.Namespace) -> None:
 
 def _begun(options: argparse.Namespace) -> Any:
     """The search that the options name; begun where it is not there yet, or where they say with what."""
+    from mlkit.experiments.search.setup import SPACE, go_on, set_up
     from mlkit.runs import outputs_root
-    from mlkit.tuning.setup import SPACE, go_on, set_up
 
     given = given_parameters(options)
     said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
@@ -132,7 +132,7 @@ def _begun(options: argparse.Namespace) -> Any:
 
 
 def _print_results(tuning: Any) -> None:
-    from mlkit.tuning import trials
+    from mlkit.experiments.search import trials
 
     table = trials.trials(tuning)
     counts = ", ".join(f"{count} {state}" for state, count in table.state.value_counts().items())

@@ -1,0 +1,1 @@
+"""What is wrong with labels, and what to label next."""

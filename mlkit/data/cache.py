@@ -1,0 +1,224 @@
+"""The pixel cache: every image is decoded once, then training reads uint8 pixels from a memory map.
+
+A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes, each written once; `index.csv` says
+which row belongs to which file (path, size, times) and is replaced whole. A row counts only once the index names it, so a
+cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode. Of a
+file that was touched in any way, even if size and mtime are the same (as in archives that store no times), the content is
+read again and decides.
+What else is computed of every image's pixels may be kept beside them, by the content of the file.
+Once most rows belong to files that are no more, a new `pixels.u8` is begun; processes that have the old one open keep it.
+"""
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from mlkit.data.images import DECODER, decode_image, read_bytes
+from mlkit.data.memmap import MappedRows, count_rows
+from mlkit.errors import ImageError, MlkitError
+from mlkit.files import atomic, check_space, make_folder, shown
+from mlkit.progress import bar
+from mlkit.runs import outputs_root
+
+_COLUMNS = {
+    "image": str,
+    "bytes": np.int64,
+    "mtime_ns": np.int64,
+    "ctime_ns": np.int64,
+    "row": np.int64,
+    "digest": str,
+    "problem": str,
+}
+_COMMIT_SECONDS = 10.0  # an interruption loses at most this much work
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the cache: where its pixels are, or why there are none."""
+
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int  # which nobody sets by hand
+    row: int  # -1 where the file cannot be decoded
+    digest: str  # of the file's content: equal digests, equal files; empty where it cannot be read
+    problem: str  # empty where all is well
+
+
+class PixelCache:
+    """Decoded pixels of the images below one folder, at one size."""
+
+    def __init__(self, path: Path, size: int, entries: dict[str, Entry], missing: dict[str, str]) -> None:
+        self.path = path
+        self.size = size
+        self.entries = entries
+        self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
+        self._pixels = MappedRows(path / "pixels.u8", size * size * 3)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""
+        return self._pixels.read(rows).reshape(-1, self.size, self.size, 3)
+
+    def kept(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `keep` has kept; nothing where there is no such file, or a garbled one."""
+        try:
+            with np.load(self.path / f"{name}.npz") as file:
+                return file["digests"], file["rows"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return np.empty(0, str), np.empty(0)
+
+    def keep(self, name: str, digests: np.ndarray, rows: np.ndarray) -> None:
+        """Keep one row for each content of a file, named by its digest; those of old files only while they are few."""
+        if len(digests) > 2 * len(self.entries):
+            current = np.isin(digests, [entry.digest for entry in self.entries.values()])
+            digests, rows = digests[current], rows[current]
+        with suppress(OSError), atomic(self.path / f"{name}.npz") as temporary:  # a disk that is full costs time later
+            np.savez(temporary, digests=digests, rows=rows)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
+    """Pixel cache of `images` (paths relative to `folder`), decoding those that it does not hold yet.
+
+    Raises:
+        MlkitError: if the disk has no room for it or cannot be written. Images that are missing or broken are no error:
+            see `problems`.
+    """
+    key = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    path = make_folder(outputs_root() / "cache" / f"{folder.name[:80]}-{key}-{size}px-{DECODER}")
+    with FileLock(path / "lock"):
+        rows = count_rows(path / "pixels.u8", size * size * 3)
+        known = _read_index(path / "index.csv", rows)
+        stats: dict[str, os.stat_result] = {}
+        missing: dict[str, str] = {}
+        for image in images:
+            try:
+                stats[image] = os.stat(folder / image)
+            except OSError:
+                missing[image] = "no such file"
+                known.pop(image, None)
+        touched = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
+        renewed = _with_same_content(folder, touched, stats, known)
+        known |= renewed
+        todo = [image for image in touched if image not in renewed]
+        if todo and rows > 2 * len(known):
+            (path / "index.csv").unlink(missing_ok=True)  # first: it must never speak of another file's rows
+            (path / "pixels.u8").unlink()
+            todo, known = list(stats), {}
+        if touched:
+            try:
+                _decode_into(path, folder, todo, stats, size, known)
+            except OSError as error:
+                raise MlkitError(
+                    f"{shown(path)}: the pixel cache cannot be written ({error.strerror}); mend that, or set MLKIT_OUTPUTS "
+                    "to a folder on another disk"
+                ) from error
+        return PixelCache(path, size, {image: known[image] for image in stats}, missing)
+
+
+def _decode_into(
+    path: Path, folder: Path, todo: list[str], stats: dict[str, os.stat_result], size: int, known: dict[str, Entry]
+) -> None:
+    """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
+    row_bytes = size * size * 3
+    way_out = "free some, set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
+    check_space(path.parent, len(todo) * row_bytes, "the pixel cache needs", way_out)
+    file = os.open(path / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
+    start = -(-os.fstat(file).st_size // row_bytes)  # never into a row that another process may have open
+
+    def decode(image: str, row: int) -> tuple[str, Entry]:
+        stat = stats[image]
+        digest = problem = ""
+        try:
+            data = read_bytes(folder / image)
+            digest = _digest(data)
+            pixels = decode_image(data, folder / image, size)
+            if os.pwrite(file, pixels.tobytes(), row * row_bytes) < row_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except ImageError as error:
+            problem = str(error).removeprefix(f"{shown(folder / image)}: ")
+        return image, Entry(*_state(stat), -1 if problem else row, digest, problem)
+
+    executor = ThreadPoolExecutor(cores())
+    committed = time.monotonic()
+    try:
+        futures = [executor.submit(decode, image, start + i) for i, image in enumerate(todo)]
+        for future in bar(as_completed(futures), total=len(futures), desc="decoding", unit="image"):
+            image, entry = future.result()
+            known[image] = entry
+            if time.monotonic() - committed > _COMMIT_SECONDS:
+                _commit(path, file, known)
+                committed = time.monotonic()
+    finally:
+        executor.shutdown(cancel_futures=True)
+        try:
+            _commit(path, file, known)
+        finally:
+            os.close(file)
+
+
+def _commit(path: Path, file: int, known: dict[str, Entry]) -> None:
+    os.fsync(file)  # pixels before the index that vouches for them
+    records: list[dict[str, Any]] = [{"image": image, **vars(entry)} for image, entry in known.items()]
+    with atomic(path / "index.csv") as temporary:
+        pd.DataFrame(records, columns=list(_COLUMNS)).to_csv(temporary, index=False)
+
+
+def _read_index(path: Path, rows: int) -> dict[str, Entry]:
+    """Entries whose pixels are among the `rows` that exist; none where a system crash left the index cut or garbled."""
+    data = path.read_bytes() if path.exists() else b""
+    try:
+        table = pd.read_csv(BytesIO(data), dtype=_COLUMNS, keep_default_na=False)
+    except ValueError:  # pandas' parser errors are such, and what is not a number or not UTF-8 raises it too
+        return {}
+    if list(table.columns) != list(_COLUMNS) or not data.endswith(b"\n"):
+        return {}
+    entries = {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
+    return {image: entry for image, entry in entries.items() if entry.problem or 0 <= entry.row < rows}
+
+
+def _with_same_content(
+    folder: Path, images: Sequence[str], stats: dict[str, os.stat_result], known: dict[str, Entry]
+) -> dict[str, Entry]:
+    """New entries for those of the images whose content is still what the entry says: copied back, or touched."""
+
+    def digest(image: str) -> str:
+        try:
+            return _digest(read_bytes(folder / image))
+        except ImageError:
+            return ""
+
+    again = [image for image in images if image in known and known[image].digest]
+    with ThreadPoolExecutor(cores()) as executor:
+        same = [image for image, now in zip(again, executor.map(digest, again), strict=True) if now == known[image].digest]
+    return {i: Entry(*_state(stats[i]), known[i].row, known[i].digest, known[i].problem) for i in same}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]  # the fastest where the CPU has instructions for it
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _same(entry: Entry, stat: os.stat_result) -> bool:
+    """Whether the file is still what the entry says; one that could not be read is worth another try."""
+    unread = not entry.digest and entry.bytes > 0
+    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == _state(stat) and not unread

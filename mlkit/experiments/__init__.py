@@ -1,0 +1,1 @@
+"""Many runs: compared, searched, combined, cross-validated, studied."""

@@ -1,0 +1,174 @@
+"""Processes that run the trials of a search."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlkit.data.cache import cores
+from mlkit.errors import ClaimError, MlkitError
+from mlkit.experiments.search import Tuning, marks_of, storage_name
+from mlkit.files import Claim, project_root
+from mlkit.notebooks import TRAINING, InterruptedNotebook, execute
+from mlkit.progress import SWITCH, bar, say
+from mlkit.runs import Stopped
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+_MOST_FAILURES = 3  # in a row: then it is not the settings of one trial
+
+
+def run_workers(tuning: Tuning, workers: int = 1) -> None:
+    """Run queued trials in processes of their own until none waits. More processes may join, here or on other machines.
+
+    Raises:
+        MlkitError: if a process failed or was killed, once the others have ended; or for SQLite and several workers.
+    """
+    check_workers(workers)
+    environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"]
+    waiting, before = tuning.waiting(), {trial.number for trial in tuning.abandoned()}
+    workers = min(workers, waiting)
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=project_root(),
+            env=environment | _share(number, workers),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # an interruption reaches them through this process, once
+        )
+        for number in range(workers)
+    ]
+    with (
+        bar(total=waiting, desc="search", unit="trial", smoothing=0.1) as progress,
+        ThreadPoolExecutor(max(1, workers)) as executor,
+    ):
+
+        def follow(process: "subprocess.Popen[str]") -> str:
+            """Pass on what a worker prints; returns the last line."""
+            line = ""
+            assert process.stdout is not None
+            for line in process.stdout:
+                say(line.rstrip("\n"))
+                progress.update(waiting - tuning.waiting() - progress.n)
+            process.wait()
+            return line
+
+        try:
+            last = list(executor.map(follow, processes))
+        except KeyboardInterrupt:
+            for process in processes:
+                process.send_signal(signal.SIGINT)  # each gives its trial back
+            raise
+    failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
+    if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:
+        numbers = ", ".join(map(str, left))
+        raise MlkitError(
+            f"a worker of {tuning.name} was killed (exit code {failed[0][0].returncode if failed else 'unknown'}) at trial "
+            f"{numbers}; to go on with it: mlkit tune --name {tuning.name} --recover"
+        )
+    if failed:
+        raise MlkitError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
+
+
+def check_workers(workers: int) -> None:
+    """Raise MlkitError for several workers on a SQLite database."""
+    if workers > 1 and storage_name().startswith("sqlite"):
+        raise MlkitError(f"--workers is {workers}. {_SQLITE}")
+
+
+def work(tuning: Tuning) -> None:
+    """Run queued trials in this process, one after the other, until none waits.
+
+    Raises:
+        MlkitError: if several in a row fail, or another process works on a search that is kept in SQLite.
+        KeyboardInterrupt: once the trial is given back.
+    """
+    with ExitStack() as stack:
+        if storage_name().startswith("sqlite"):
+            try:
+                stack.enter_context(Claim(tuning.folder / "claims" / "sqlite.lock", tuning.name))
+            except ClaimError as error:
+                raise MlkitError(f"{error}. {_SQLITE}") from None
+        failures = 0
+        while claimed := tuning.take():
+            trial, claim = claimed
+            with claim:
+                failures = 0 if _run(tuning, trial) else failures + 1
+            if failures == _MOST_FAILURES:
+                raise MlkitError(f"{failures} trials in a row failed, the last: {trial.user_attrs['error']}")
+
+
+def _run(tuning: Tuning, trial: "Trial") -> bool:
+    """Execute a trial and tell the study how it went; false if it failed."""
+    from optuna.trial import TrialState
+
+    study, number, run = trial.study, trial.number, tuning.run(trial)
+    own = {"run": run.name, "trial": f"{tuning.name}/{number}"}
+    say(f"trial {number}: {_text(trial)}")
+    try:
+        if not run.finished:  # it is, where a worker was killed at the very end
+            with run.claimed():
+                execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
+        if run.config()["data"] != tuning.data:
+            raise MlkitError(
+                f"labels or images have changed since the search began; {run} cannot be compared with its others"
+            )
+        facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
+        worth = float(epochs.mAP.max())
+        if not np.isfinite(worth):
+            raise MlkitError(
+                f"the validation mAP of {run} is undefined: no attribute has both classes there; validate on more"
+            )
+    except InterruptedNotebook:
+        tuning.give_back(number)
+        raise KeyboardInterrupt from None
+    except MlkitError as error:  # a notebook that failed, or what it left
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+        say(f"trial {number} failed\n{error}")
+        return False
+    told = study.get_trials(deepcopy=False)[number].intermediate_values
+    for epoch, value in epochs.set_index("epoch").mAP.items():
+        if epoch not in told:  # the training had ended before this process took it over
+            trial.report(value, int(str(epoch)))
+    stopped = Stopped.read(facts)
+    if stopped and stopped.reason == "pruned":
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, worth)
+    say(f"trial {number}: validation mAP {worth:.3f}, {facts['seconds']:.0f} s{f', {stopped}' if stopped else ''}")
+    return True
+
+
+def _text(trial: "Trial") -> str:
+    values: dict[str, Any] = {**trial.params, **marks_of(trial)}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def _share(number: int, workers: int) -> dict[str, str]:
+    """Environment in which worker `number` takes its share of the machine: cores, and a GPU where there are several."""
+    import torch
+
+    share = {}
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share["OMP_NUM_THREADS"] = str(max(1, cores() // workers))  # processes that fight for cores are many times slower
+    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        share["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
+    return share
+
+
+_SQLITE = (
+    "A SQLite database is for a single worker: with several, trials run twice. Leave out --storage (the journal file serves "
+    "any number of workers), or give the address of a database server"
+)

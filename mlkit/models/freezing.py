@@ -1,0 +1,161 @@
+"""A network in two stages: a frozen lower one, whose outputs can be computed once, and an upper one that is trained.
+
+The stages share their layers with the network, so that saving the network saves what was trained.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
+
+from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.memmap import MappedRows
+from mlkit.errors import ParameterError, nearest
+from mlkit.files import check_space
+from mlkit.models.device import Device
+from mlkit.models.networks import forward, head_name, normalise, statistics_of
+from mlkit.progress import bar
+
+_BATCH = 64
+
+
+class Stages:
+    """The network as a training sees it.
+
+    Args:
+        freeze: "none" trains all; "backbone" only the head, the last linear layer; "until:<layer>" all that comes after the
+            named layer, "until:layer3" of a ResNet18 its layer4 and head. Frozen layers stay as they are, batch
+            normalisation included.
+
+    Raises:
+        ParameterError: if there is no such layer, or more than one tensor crosses the border behind it.
+    """
+
+    def __init__(self, network: nn.Module, backbone: str, freeze: str, device: Device) -> None:
+        self.network = network
+        self.device = device
+        self.lower: nn.Module | None = None
+        self.upper = network
+        if freeze != "none":
+            self.lower, self.upper = _split(network, backbone, freeze)
+            kept = {id(parameter) for parameter in self.upper.parameters()}
+            for parameter in network.parameters():
+                parameter.requires_grad_(id(parameter) in kept)
+
+    def train(self) -> None:
+        """Training mode for the upper stage; the lower one always stays in that of inference."""
+        self.network.train()
+        if self.lower is not None:
+            self.lower.eval()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that are trained."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def activations(self, pixels: Tensor) -> Tensor:
+        """Outputs of the lower stage for pixels (batch, H, W, 3) on 0..255; without one, the normalised pixels."""
+        inputs = normalise(pixels, *statistics_of(self.network))
+        if self.lower is None:
+            return inputs
+        with torch.no_grad():
+            return forward(self.lower, inputs, self.device)
+
+    def logits(self, activations: Tensor) -> Tensor:
+        """Float32 logits (batch, attributes)."""
+        return forward(self.upper, activations, self.device).float()
+
+
+class Activations:
+    """Outputs of the lower stage for all images of a data set, computed once; `batch` serves them in place of pixels.
+
+    They lie in a file below `folder` that goes with the process, and are read through a memory map.
+
+    Raises:
+        MlkitError: if the disk has no room for them.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, dataset: MultiLabelDataset, stages: Stages, folder: Path) -> None:
+        self.targets = dataset.targets
+        stages.network.eval()
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".activations-") as work:
+            path = Path(work, "rows")
+            with open(path, "wb") as file, bar(total=len(dataset), desc="computing activations", unit="image") as progress:
+                for chosen in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _BATCH)):
+                    pixels = dataset.batch(chosen)[0].to(stages.device.device)
+                    outputs = stages.activations(pixels).cpu()
+                    if outputs.ndim == 4:  # the layout in which the next convolution wants them
+                        outputs = outputs.permute(0, 2, 3, 1)
+                    outputs = outputs.contiguous()
+                    if not file.tell():
+                        self._shape, self._dtype = outputs.shape[1:], outputs.dtype
+                        row_bytes = outputs[0].nbytes
+                        way_out = "free some, or freeze more layers"
+                        check_space(folder, len(dataset) * row_bytes, "the activations need", way_out)
+                    file.write(outputs.view(torch.uint8).numpy().tobytes())
+                    progress.update(len(chosen))
+            self._rows = MappedRows(path, row_bytes)  # stays readable after its name is gone
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Activations (batch, ...) and targets int8 (batch, attributes) of several images."""
+        rows = torch.from_numpy(self._rows.read(indices)).view(self._dtype).view(-1, *self._shape)
+        return (rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows), self.targets[torch.from_numpy(indices)]
+
+
+class _Tracer(fx.Tracer):
+    """Keeps layers whole that behave differently in training and inference; a trace would fix one of the two."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _split(network: nn.Module, backbone: str, freeze: str) -> tuple[nn.Module, nn.Module]:
+    head = head_name(network, backbone)
+    layer = freeze.removeprefix("until:")
+    layers = {name for name, _ in network.named_modules() if name and not f"{name}.".startswith(f"{head}.")}
+    if freeze != "backbone" and (not freeze.startswith("until:") or layer not in layers):
+        known = ["none", "backbone", *(f"until:{name}" for name, _ in network.named_children())]
+        raise ParameterError(f"freeze is {freeze!r}{nearest(freeze, known)}")
+    graph = _Tracer().trace(network)
+    nodes = list(graph.nodes)
+    if freeze == "backbone":
+        border = next(i for i, node in enumerate(nodes) if node.target == head) - 1
+    else:
+        border = max(i for i, node in enumerate(nodes) if layer in node.meta.get("nn_module_stack", {}))
+    lower, _ = _part(network, nodes[: border + 1])
+    upper, crossing = _part(network, nodes[border + 1 :], entry=nodes[border])
+    if crossing:
+        raise ParameterError(
+            f"freeze {freeze!r}: {1 + len(crossing)} tensors leave that layer of {backbone}; choose another"
+        )
+    return lower, upper
+
+
+def _part(network: nn.Module, nodes: list[fx.Node], entry: fx.Node | None = None) -> tuple[nn.Module, set[str]]:
+    """A module of consecutive nodes of the trace; and what it needs from before them, other than `entry` and parameters."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    inside = set(nodes)
+    crossing: set[str] = set()
+    if entry is not None:
+        copies[entry] = graph.placeholder("activations")
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies and node not in inside and node.op != "get_attr":
+            crossing.add(node.name)
+            copies[node] = graph.placeholder(node.name)
+        elif node not in copies:
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
+
+    for node in nodes:
+        copied(node)
+    if nodes[-1].op != "output":
+        graph.output(copies[nodes[-1]])
+    return fx.GraphModule(network, graph), crossing

@@ -1,0 +1,118 @@
+"""The configuration of a training: all that decides its result, data aside."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
+
+import yaml
+
+from mlkit.data.labels import POS_WEIGHT_POLICIES
+from mlkit.errors import ParameterError, nearest
+from mlkit.evaluation.thresholds import parse_policy
+from mlkit.losses import LOSSES, get_loss
+from mlkit.parameters import Between, OneOf, check_parameters
+from mlkit.training.augment import Augmentation, Strengths
+
+
+@dataclass(frozen=True)
+class TrainConfig(Strengths):
+    """Settings of one training, with their types, bounds, choices and meanings: the one place that has them.
+
+    The defaults are the recipe of `notebooks/parameters/seed.yaml`.
+
+    Raises:
+        ParameterError: if a value is outside of what is possible.
+    """
+
+    # the network
+    image_size: Annotated[int, Between(1, 10_000), "side in pixels that images are resized to"] = 224
+    backbone: Annotated[str, "any classification network of torchvision"] = "resnet18"
+    weights: Annotated[str, '"imagenet", "none" (from scratch) or a file'] = "imagenet"
+    freeze: Annotated[str, '"none", "backbone" (train the head alone) or "until:<layer>", "until:layer3" say'] = "none"
+    # the loss
+    loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
+    loss_settings: Annotated[str, 'of that loss, "gamma_neg: 2, clip: 0" say'] = ""
+    prior_run: Annotated[str, "for csl: a finished run that estimates how frequent each attribute is"] = ""
+    label_smoothing: Annotated[float, Between(0, 0.5), "known targets move by half of it towards 0.5"] = 0.0
+    # the optimisation
+    epochs: Annotated[int, Between(1, 1_000_000), "times that every training image is seen"] = 10
+    batch_size: Annotated[int | str, Between(2), OneOf(("auto",)), "images; auto: as many as fit on the GPU"] = 32
+    accumulate: Annotated[int, Between(1, 1_000_000), "parts that a batch is computed in, where memory is short"] = 1
+    optimizer: Annotated[str, OneOf(("adam", "adamw")), "Adam, or AdamW for weight decay"] = "adam"
+    learning_rate: Annotated[float, Between(0, open=True), "of the optimizer"] = 1e-3
+    weight_decay: Annotated[float, Between(0, 1), "0.05 is usual with adamw"] = 0.0
+    schedule: Annotated[str, OneOf(("constant", "cosine")), "of the learning rate"] = "constant"
+    warmup_epochs: Annotated[float, Between(0, 1_000_000), "over which the learning rate rises from zero"] = 0.0
+    clip_norm: Annotated[float, Between(0, 1e9), "largest norm of the gradient; 0: no limit"] = 0.0
+    ema_decay: Annotated[float, Between(0, 0.999999), "of the weights' moving average, kept as the model; 0: none"] = 0.0
+    patience: Annotated[int, Between(0, 1_000_000), "epochs without a better validation mAP that end it; 0: never"] = 0
+    # the imbalance
+    pos_weight: Annotated[
+        str,
+        OneOf(("auto", *POS_WEIGHT_POLICIES)),
+        "of positives; balanced: negatives / positives; auto: that, or none where the loss balances itself",
+    ] = "auto"
+    pos_weight_cap: Annotated[float, Between(0, open=True), "largest weight of a positive cell"] = 100.0
+    sampler: Annotated[str, OneOf(("uniform", "balanced")), "balanced: images with rare positives more often"] = "uniform"
+    sampler_cap: Annotated[float, Between(1, 1e9), "how much more often at most"] = 4.0
+    # the experiment
+    validation_fraction: Annotated[
+        float, Between(0, 1, open=True), "of the images: choose the best epoch, the calibration and the thresholds"
+    ] = 0.15
+    test_fraction: Annotated[float, Between(0, 0.9), "of the images: judge; 0: the validation images do, and flatter"] = 0.15
+    folds: Annotated[int, Between(0, 1000), "k of k-fold cross-validation; 0: none"] = 0
+    fold: Annotated[int, Between(0), "number of the fold whose images are the test set"] = 0
+    threshold: Annotated[str, '"f1", "precision:0.9", "recall:0.9" or "fixed:0.5"'] = "f1"
+    calibrate: Annotated[bool, "turn scores into probabilities that mean what they say"] = True
+    near_duplicates: Annotated[bool, "search for them and keep them on one side of the split; false: identical files"] = True
+    split_seed: Annotated[int, Between(0, 2**32 - 1), "of the split: runs that share it are judged on the same images"] = 0
+    seed: Annotated[int, Between(0, 2**63 - 1), "of all else: first weights, order of the images, augmentation"] = 0
+    device: Annotated[str, '"auto", "cpu", "cuda"'] = "auto"
+    precision: Annotated[str, OneOf(("auto", "fp32", "bf16")), "auto: bf16 where the hardware multiplies it"] = "auto"
+    compile: Annotated[bool, "torch.compile: minutes at the start, faster steps after; for long runs on a GPU"] = False
+    deterministic: Annotated[bool, "the same results on a GPU every time, at some cost; a CPU gives them at none"] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze != "none" and self.weights == "none":
+            raise ParameterError(
+                f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
+                "give weights, or freeze none"
+            )
+        if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
+            raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
+        parse_policy(self.threshold)
+        _ = self.augmentation, self.settings  # check theirs
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The settings of the augmentation."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Strengths)})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the loss, checked against its signature."""
+        try:
+            given = yaml.safe_load(f"{{{self.loss_settings}}}")
+        except yaml.YAMLError:
+            given = None
+        if not isinstance(given, dict) or None in given.values():
+            raise ParameterError(f'loss_settings is {self.loss_settings!r}; it must look like "gamma_neg: 2, clip: 0"')
+        known = get_loss(self.loss).settings
+        for name in given:
+            if name not in known:
+                raise ParameterError(f"loss_settings: {self.loss} has no setting {name!r}{nearest(str(name), known)}")
+        try:
+            return check_parameters(given, known)
+        except ParameterError as error:
+            raise ParameterError(f"loss_settings: {error}") from None
+
+    @property
+    def pos_weight_policy(self) -> str:
+        """The policy that "auto" stands for."""
+        if self.pos_weight != "auto":
+            return self.pos_weight
+        return "none" if get_loss(self.loss).balances else "balanced"
+
+    def parameters(self, **data: Any) -> dict[str, Any]:
+        """Every parameter of a training as plain values, for the run folder: this configuration, and where the data is."""
+        return {**data, **asdict(self)}

@@ -1,0 +1,229 @@
+"""The training step: one batch through augmentation, network, loss and optimizer."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mlkit.data.dataset import MultiLabelDataset
+from mlkit.errors import ParameterError, RunError
+from mlkit.evaluation.calibration import Calibration
+from mlkit.losses import LOSSES, get_loss
+from mlkit.models.device import Device, largest_batch
+from mlkit.models.freezing import Activations, Stages
+from mlkit.models.networks import build_model, compute_logits, load_model, place
+from mlkit.progress import say
+from mlkit.runs import Run
+from mlkit.training.config import TrainConfig
+from mlkit.training.feed import Feed
+from mlkit.training.objective import Objective, Targets, image_weights
+from mlkit.training.optim import WeightAverage, build_optimizer
+
+_EVALUATION_BATCH = 64
+
+
+class TrainingStep:
+    """All that a training carries from batch to batch, on one device.
+
+    Args:
+        dataset: images and labels.
+        training: indices of the images to train on.
+        config: the settings.
+        device: where to compute.
+        run: its folder takes the activations of frozen layers while the training lasts.
+    """
+
+    def __init__(
+        self, dataset: MultiLabelDataset, training: np.ndarray, config: TrainConfig, device: Device, run: Run
+    ) -> None:
+        self.config = config
+        self.device = device
+        labels = dataset.labels.iloc[training]
+        self.image_weights = image_weights(labels, config.sampler_cap) if config.sampler == "balanced" else None
+        torch.manual_seed(config.seed)
+        network = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
+        self.network = place(network, device)
+        self._stages = Stages(self.network, config.backbone, config.freeze, device)
+        self._augmentation = config.augmentation
+        # Where nothing random happens below the border, what the frozen stage says of each image is computed once.
+        self._once = self._stages.lower is not None and not self._augmentation
+        self.feed = Feed(Activations(dataset, self._stages, run.path) if self._once else dataset, device.device)
+        self._images = len(dataset)
+        self.optimizer = build_optimizer(self._stages.parameters(), config)
+        self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
+        asked = get_loss(config.loss).takes_prior and config.prior_run
+        prior = estimate_prior(config.prior_run, dataset, training, device) if asked else None
+        self.objective = Objective(config, labels, self.image_weights, prior, device.device)
+        self._prepare: Callable[..., Tensor] = torch.compile(self._prepared) if config.compile else self._prepared
+        self._logits: Callable[[Tensor], Tensor] = torch.compile(self._forward) if config.compile else self._forward
+        if isinstance(config.batch_size, int):
+            self.batch_size = config.batch_size
+        else:
+            self.batch_size = self._largest_batch(dataset, most=max(8, len(training) // 8))
+
+    def start_epoch(self, epoch: int) -> None:
+        """Training mode, and the random numbers of the epoch, derived from the seed alone."""
+        self._epoch = epoch
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0]))
+        self._draws = self._augmentation.draw(self._images, self.config.seed, epoch).to(self.device.device)
+        self._stages.train()
+
+    def __call__(self, where: Tensor, inputs: Tensor, targets: Tensor, step: int, lr: float) -> Tensor:
+        """Learn from one batch that was fed; returns its loss, on the device and not yet waited for.
+
+        Args:
+            where: (batch,) indices of the images.
+            inputs: (batch, ...), as fed.
+            targets: (batch, attributes) of 1, 0 and -1.
+            step: number of the iteration, from which randomness is derived.
+            lr: learning rate.
+        """
+        share, partners = 1.0, where
+        if self._augmentation.mixup:
+            share, partners = self._augmentation.mixture(len(where), self.config.seed, step)
+            partners = partners.to(self.device.device)
+        if not self._once:
+            inputs = self._prepare(inputs, self._draws[where], share, partners)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # Sum and count stay apart: known cells differ from part to part, and a mean of means would be wrong.
+        total = torch.zeros(2, device=self.device.device)
+        for part in _parts(len(where), self.config.accumulate):
+            mixed: Targets = [(1.0, targets[part])]
+            if share < 1:
+                mixed = [(share, targets[part]), (1 - share, targets[partners[part]])]
+            sum_and_count = self.objective(self._logits(inputs[part]), mixed, self._epoch)
+            sum_and_count[0].backward()  # type: ignore[no-untyped-call]
+            total += sum_and_count.detach()
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        count = total[1].clamp(min=torch.finfo(total.dtype).tiny)
+        torch._foreach_div_(gradients, count)
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._stages.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # now, so that validation and verdict have their memory
+        if self.average is not None:
+            self.average.update()
+        return total[0] / count
+
+    @torch.inference_mode()
+    def evaluate(self, indices: np.ndarray) -> Tensor:
+        """Float32 logits (len(indices), attributes) of images, on the CPU."""
+        self.network.eval()
+        order = np.split(indices, range(_EVALUATION_BATCH, len(indices), _EVALUATION_BATCH)) if len(indices) else []
+        parts = [self._forward(inputs).cpu() for _, inputs, _ in self.feed.batches(order)]
+        return torch.cat(parts) if parts else torch.empty(0, self.feed.targets.shape[1])
+
+    def _prepared(self, pixels: Tensor, draws: Tensor, share: float, partners: Tensor) -> Tensor:
+        pixels = self._augmentation(pixels, draws) if self._augmentation else pixels
+        return share * pixels + (1 - share) * pixels[partners] if share < 1 else pixels
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        return self._stages.logits(inputs if self._once else self._stages.activations(inputs))
+
+    def _largest_batch(self, dataset: MultiLabelDataset, most: int) -> int:
+        if self.device.device.type != "cuda":
+            return 32  # memory does not decide on a CPU
+
+        def fits(size: int) -> None:
+            pixels = torch.zeros((size, dataset.image_size, dataset.image_size, 3), device=self.device.device)
+            self._stages.logits(self._stages.activations(pixels)).sum().backward()  # type: ignore[no-untyped-call]
+            self.network.zero_grad(set_to_none=True)
+
+        self.network.eval()  # so that batch normalisation does not count the zeros
+        return largest_batch(fits, most)
+
+
+def _parts(images: int, count: int) -> list[slice]:
+    """A batch in `count` equal parts, or fewer: batch normalisation cannot work on a single image."""
+    cuts = np.linspace(0, images, 1 + max(1, min(count, images // 2))).astype(int).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(cuts)]
+
+
+def estimate_prior(name: str, dataset: MultiLabelDataset, images: np.ndarray, device: Device) -> Tensor:
+    """Share of images that have each attribute, for `csl`: the mean of a run's calibrated probabilities.
+
+    The paper (see `losses.csl`) takes what a network says that was trained with the unknown cells left out. A pos_weight in
+    that training moves what it says, and calibration takes that back.
+
+    Args:
+        name: of the run.
+        dataset: images, known or not.
+        images: indices of those to look at, the training images.
+        device: where to compute.
+
+    Returns:
+        float32 (attributes,).
+
+    Raises:
+        RunError: if there is no such run, or it is not finished.
+        ParameterError: if it is uncalibrated, or was made for other attributes or another size of images.
+    """
+    run = Run.open(name)
+    if not run.finished:
+        raise RunError(f"prior_run {name!r}: {run} is not finished, so not calibrated; go on with its training")
+    if not run.config()["parameters"].get("calibrate", True):
+        raise ParameterError(
+            f"prior_run {name!r} has calibrate false, so that its probabilities are no frequencies; train it with true"
+        )
+    _, meta = load_model(run / "model.pth")
+    fitting = [name for name, loss in LOSSES.items() if loss.leaves_out]
+    if wrong := [part["loss"] for part in meta.get("members", [meta]) if part["loss"] not in fitting]:
+        say(
+            f"warning: prior_run {name!r} was trained with {wrong[0]}, which takes unknown cells for a no; the paper of csl "
+            f"estimates the prior by a loss that leaves them out: {', '.join(fitting)}"
+        )
+    try:
+        logits = model_logits(run / "model.pth", dataset, images, device).numpy()
+    except ParameterError as error:
+        raise ParameterError(f"prior_run {name!r}: {error}") from None
+    probabilities = Calibration.from_dict(meta["calibration"]).probabilities(logits)
+    return torch.from_numpy(probabilities.mean(axis=0)).float()
+
+
+@torch.inference_mode()
+def model_logits(model: Path, dataset: MultiLabelDataset, indices: np.ndarray, device: Device) -> Tensor:
+    """Float32 logits (len(indices), attributes) of a model file for images of a data set.
+
+    Raises:
+        ParameterError: if the model was made for other attributes or another size of images.
+    """
+    network, meta = load_model(model)
+    if meta["attributes"] != dataset.attributes or meta["image_size"] != dataset.image_size:
+        raise ParameterError("the model has other attributes or another image_size than the data")
+    place(network, device)
+    order = np.array_split(indices, -(-len(indices) // _EVALUATION_BATCH))
+    batches = Feed(dataset, device.device).batches(order)
+    return torch.cat([compute_logits(network, pixels, device) for _, pixels, _ in batches])
+
+
+def learning_rate_range(
+    dataset: MultiLabelDataset,
+    training: np.ndarray,
+    config: TrainConfig,
+    device: Device,
+    run: Run,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 60,
+) -> pd.DataFrame:
+    """Loss while the learning rate rises from lowest to highest (range test, Smith 2017); columns lr and loss.
+
+    A good rate lies where the loss falls fastest, about a third of where it is lowest. Stops once the loss is four times its
+    lowest. Nothing is kept of this training.
+    """
+    step = TrainingStep(dataset, training, config, device, run)
+    step.start_epoch(0)
+    rng = np.random.default_rng(config.seed)
+    order = [rng.choice(training, min(step.batch_size, len(training)), replace=False) for _ in range(steps)]
+    rates = np.geomspace(lowest, highest, steps)
+    rows: list[dict[str, float]] = []
+    for number, (batch, lr) in enumerate(zip(step.feed.batches(order), rates, strict=True)):
+        rows.append({"lr": float(lr), "loss": step(*batch, number, float(lr)).item()})
+        if not rows[-1]["loss"] < 4 * min(row["loss"] for row in rows):
+            break
+    return pd.DataFrame(rows)

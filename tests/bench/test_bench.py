@@ -1,0 +1,273 @@
+"""The bench takes every measurement and prints it; how fast anything is, no test says."""
+
+import contextlib
+import io
+import json
+import math
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlkit import bench, plots
+from mlkit.bench import BenchConfig, footprint, load, make_photos, measure, measurements
+from mlkit.cli import main
+from mlkit.data.labelfile import write_labels
+from mlkit.data.labels import from_codes
+from mlkit.errors import MlkitError
+from mlkit.models.device import Device
+from mlkit.models.networks import build_model
+from mlkit.runs import outputs_root
+from mlkit.training.config import TrainConfig
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+KEYS = {
+    "plain_0_workers_img_per_s",
+    "plain_n_workers_img_per_s",
+    "plain_img_per_s",
+    "mlkit_first_epoch_img_per_s",
+    "mlkit_img_per_s",
+    "step_img_per_s",
+    "gemm_fp32_gflop_per_s",
+    "gemm_bound_fp32_img_per_s",
+    "gemm_bound_img_per_s",
+    "gflop_per_img",
+    "plain_decode_img_per_s",
+    "cache_decode_img_per_s",
+    "cache_build_img_per_s",
+    "plain_predict_img_per_s",
+    "mlkit_predict_img_per_s",
+    "plain_predict_one_ms",
+    "mlkit_predict_one_ms",
+    "duplicates_s",
+    "duplicates_of_a_scene_s",
+    "import_s",
+    "help_s",
+    "predict_cold_s",
+    "inference_pass_s",
+    "frozen_s",
+    "plain_peak_rss_mb",
+    "peak_rss_mb",
+    "rss_2_mb",
+    "rss_20_mb",
+}
+LEFT_OUT = {"gemm_bf16_gflop_per_s", "gemm_bound_bf16_img_per_s", "peak_gpu_mb"}  # by a CPU without bf16 instructions
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Figures of one small bench by the command line, on own images of which one is broken; and what it printed.
+
+    On a CPU whose bf16 is hidden, so that all machines measure the same.
+    """
+    folder = tmp_path_factory.mktemp("own")
+    names = make_photos(folder / "images", 24, side=64)
+    (folder / "images" / names[3]).write_text("no image")
+    (folder / "images" / "notes.txt").write_text("not looked at")
+    small = [
+        "--image-size",
+        "32",
+        "--batch-size",
+        "4",
+        "--repeats",
+        "2",
+        "--backbone",
+        "shufflenet_v2_x0_5",
+        "--cache-count",
+        "20",
+        "--count",
+        "100",
+        "--device",
+        "cpu",
+    ]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setenv("MLKIT_OUTPUTS", str(folder / "outputs"))
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        patch.setattr(measurements, "SEARCHED", 200)
+        patch.setattr(measurements, "FRAMES", 50)
+        assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
+        assert not list(outputs_root().iterdir()), "nothing is left behind"
+    return json.loads((folder / "figures.json").read_text()), printed.getvalue()
+
+
+def test_every_figure_is_there_finite_and_within_its_spread(measured):
+    figures, _ = measured
+    assert set(figures) >= KEYS
+    for key in KEYS:
+        assert math.isfinite(figures[key])
+        assert figures[key] > 0
+    for key, (low, high) in figures["spread"].items():
+        assert low <= figures[key] <= high
+    assert all(math.isfinite(ratio) and ratio > 0 for ratio in figures["ratios"].values())
+    assert {"mlkit_img_per_s/plain_img_per_s", "mlkit_img_per_s/step_img_per_s"} <= set(figures["ratios"])
+
+
+def test_plain_is_the_better_of_its_two_ways_to_load(measured):
+    figures, _ = measured
+    both = figures["plain_0_workers_img_per_s"], figures["plain_n_workers_img_per_s"]
+    assert figures["plain_img_per_s"] == max(both)
+
+
+def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
+    figures, printed = measured
+    table = bench.table(figures)
+    assert len(table) == len(KEYS | LEFT_OUT) - 2  # the bound that was chosen is one of two; FLOPs stand above
+    for text in (*table.index, "machine:", "float32, channels_last", "x plain"):
+        assert text in printed
+    assert f"torch {version('torch')}" in printed
+    assert "own, the first is 64x64" in printed
+    assert "shufflenet_v2_x0_5, 32 px, batches of 4" in printed
+
+
+def test_table_says_what_the_machine_does_not_have(measured):
+    figures, printed = measured
+    assert set(figures["left_out"]) == LEFT_OUT
+    assert not LEFT_OUT & set(figures)
+    for label in ("training: GEMM bound, bf16", "matrix product, bf16"):
+        reason = "left out: ONEDNN_MAX_CPU_ISA is AVX2, which has no bf16 instructions"
+        assert bench.table(figures).loc[label].tolist() == ["-", "-", "-", "", reason]
+        assert reason in printed
+
+
+@pytest.mark.parametrize(("native", "asked", "expected"), [(True, None, 2), (False, None, 1), (False, torch.bfloat16, 2)])
+def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, expected, tmp_path, monkeypatch):
+    names = make_photos(tmp_path / "images", 8, side=32)
+    write_labels(from_codes(np.arange(32).reshape(8, 4) % 2, names, "abcd"), tmp_path / "labels.csv")
+    monkeypatch.setattr(measurements, "native_bf16", lambda device: (native, "reason"))
+    monkeypatch.setattr(measurements, "matrix_product", lambda device, dtype: 7.0)
+    config = TrainConfig(image_size=16, backbone="shufflenet_v2_x0_5", weights="none", batch_size=2, test_fraction=0)
+    device = Device(torch.device("cpu"), asked, "as asked")
+    taken = measurements.Measurements(tmp_path / "images", tmp_path / "labels.csv", config, device, tmp_path).gemm()
+    assert sum(name.endswith("gflop_per_s") for name in taken) == expected
+
+
+def test_flops_are_those_of_the_network(measured):
+    """A ResNet18 has 1.81 billion multiply-adds forward at 224 px; backward is twice that, less the first layer's input."""
+    network = SimpleNamespace(_network=lambda: build_model("resnet18", 4, "none"), config=TrainConfig(image_size=32))
+    expected = 3 * 2 * 1.81 * (32 / 224) ** 2
+    assert measurements.Measurements._count_gflop(network) == pytest.approx(expected, rel=0.05)
+    figures, _ = measured
+    assert figures["gemm_bound_fp32_img_per_s"] > figures["plain_img_per_s"]
+
+
+@pytest.mark.parametrize(("pace", "count"), [(1.0, 96), (0.05, 106), (0.001, 128)])
+def test_images_are_fitted_to_the_time_and_the_pace_of_the_machine(pace, count, monkeypatch):
+    monkeypatch.setattr(bench, "seconds_per_image", lambda *arguments: pace)
+    device = Device(torch.device("cpu"), None, "as asked")
+    assert bench._fitting_count(BenchConfig(), device) == count
+    assert bench._fitting_count(BenchConfig(minutes=1e6), device) == 128
+
+
+def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypatch):
+    """The measurements themselves are those of the other tests; here a turn takes ten seconds by a clock of our own."""
+    figures, clock = measured[0], [0.0]
+
+    class Played(SimpleNamespace):
+        def __getattr__(self, name):
+            def taken():
+                clock[0] += 10 if name == "mlkit" else 0
+                return {key: figures[key] for key in figures["spread"]} if name == "mlkit" else {}
+
+            taken.__name__ = name
+            return taken
+
+    played = Played(left_out={}, files=["x"] * 8, gflop=1.0)
+    monkeypatch.setattr(bench, "Measurements", lambda *arguments: played)
+    monkeypatch.setattr(bench, "_memory_parts", lambda *arguments: [])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    small = {"count": 12, "image_size": 16, "batch_size": 4, "cache_count": 0}
+    assert measure(BenchConfig(**small, minutes=1))["turns"] == 4, "48 of 60 seconds are for the turns"
+    assert measure(BenchConfig(**small, minutes=0.01))["turns"] == 1
+    assert measure(BenchConfig(**small, minutes=0.01, repeats=3))["turns"] == 3
+
+
+def proc(folder, busy, steal, own):
+    """/proc of a machine of one process, as of now."""
+    (folder / "7" / "task" / "7").mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(f"cpu  {busy} 0 0 {10_000 - busy - steal} 0 0 0 {steal} 0 0\nprocs_running 3\n")
+    (folder / "7" / "stat").write_text("7 (a (b) c) R " + " ".join(["0"] * 10) + f" {own} 0 0 0 0\n")
+    (folder / "7" / "task" / "7" / "children").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("busy", "steal", "own", "ratios", "doubts"),
+    [
+        (5000, 0, 4900, [1.0, 1.2], []),
+        (5000, 0, 2000, [1.0], ["other work took 30% of the cores"]),
+        (5000, 800, 4900, [1.0], ["the hypervisor took 8%"]),
+        (5000, 0, 4900, [0.5, 1.0], ["mlkit was 0.50 to 1.00 times as fast as the plain loop, turn by turn"]),
+    ],
+)
+def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios, doubts, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "_PROC", tmp_path)
+    monkeypatch.setattr(load.os, "getpid", lambda: 7)
+    assert load.moment() is None, "no /proc"
+    idle = load.Moment(0.0, 0.0, 0.0, 0.0, 1)
+    proc(tmp_path, busy, steal, own)
+    beside = load.summarise([idle, None, load.moment()])
+    assert beside["queue"] == 2
+    assert load.doubts(beside, ratios) == doubts
+    told = bench.describe(measured[0] | {"load": beside, "doubts": doubts})
+    assert ("The ratios cannot be trusted" in told) == bool(doubts)
+    assert all(doubt in told for doubt in doubts)
+    assert "unknown, for want of /proc/stat" in bench.describe(measured[0] | {"load": load.summarise([None]), "doubts": []})
+
+
+def test_figure_shows_the_numbers(measured):
+    figures, _ = measured
+    figure, ax = plt.subplots()
+    plots.throughput(figures, ax)
+    keys = ["plain_img_per_s", "mlkit_first_epoch_img_per_s", "mlkit_img_per_s", "step_img_per_s"]
+    assert [bar.get_width() for bar in ax.patches] == [figures[key] for key in keys]
+    marks = next(line for line in ax.lines if line.get_label().startswith("GEMM bound")).get_xdata()
+    assert list(marks) == [figures["gemm_bound_fp32_img_per_s"]] + 3 * [figures["gemm_bound_img_per_s"]]
+    plt.close(figure)
+
+
+def test_photos_are_jpeg_files_of_the_size_of_photos(tmp_path):
+    names = make_photos(tmp_path / "photos", 2)
+    for name in names:
+        assert 130_000 < (tmp_path / "photos" / name).stat().st_size < 180_000
+        with Image.open(tmp_path / "photos" / name) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (800, 800))
+    assert (tmp_path / "photos" / names[0]).read_bytes() != (tmp_path / "photos" / names[1]).read_bytes()
+
+
+def test_peak_memory_counts_what_the_process_held():
+    before = footprint.own_peak_mb()
+    ballast = np.ones(200 << 20, np.uint8)
+    assert footprint.own_peak_mb() >= max(before, ballast.nbytes / (1 << 20))
+
+
+def test_failure_in_a_process_of_its_own_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(footprint, "_PROGRAM", "raise SystemExit('traceback\\nno such device')")
+    with pytest.raises(MlkitError, match=r"failed in its own process with exit code 1: no such device"):
+        footprint.peak_rss_mb("train_plain", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minutes": 0.0}, "minutes is 0.0"),
+        ({"cache_count": 5}, "cache_count is 5; it must be 0 or at least 20"),
+        ({"images": "gone"}, "gone: no such folder, or no images in it"),
+        ({"count": 8, "batch_size": 8, "image_size": 32}, "8 images are too few for batches of 8; give at least 24"),
+        ({"backbone": "resnet19", "count": 8, "batch_size": 2}, "did you mean 'resnet18'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, message):
+    with pytest.raises(MlkitError, match=message):
+        measure(BenchConfig(**options))
+
+
+def test_matrix_product_leaves_the_precision_setting_alone():
+    before = torch.get_float32_matmul_precision()
+    assert measurements.matrix_product(torch.device("cpu"), torch.float32) > 0
+    assert torch.get_float32_matmul_precision() == before

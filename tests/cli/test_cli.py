@@ -1,0 +1,269 @@
+"""The command line as a person meets it."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from mlkit.cli import main
+from mlkit.cli.given import data_options, given_parameters, typed_run
+from mlkit.errors import MlkitError, RunError
+from mlkit.evaluation.metrics import chance
+from mlkit.files import project_root, write_json
+from mlkit.runs import Run
+
+
+@pytest.fixture
+def trained(sample, capsys, outputs):
+    """Images of the sample set, after a small training on them into the run `t`."""
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32"]
+    assert main(["train", *data, *small, "--name", "t"]) == 0
+    printed = capsys.readouterr().out
+    assert "60 of 61 rows are used" in printed
+    found = re.search(r"test mAP (.*) over (\d) of 4 attributes, chance (.*)", printed)
+    facts = json.loads((outputs / "t" / "metrics.json").read_text())
+    assert int(found[2]) == 4 - len(facts["left_out_of_mean"])
+    every = [
+        chance(int(row["positives"]), int(row["positives"] + row["negatives"]))
+        for row in facts["attributes"].values()
+        if row["AP"] is not None
+    ]
+    assert float(found[3]) == pytest.approx(np.mean(every), abs=5e-4), "not the prevalence"
+    return sample / "images"
+
+
+def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, capsys, monkeypatch):
+    def train(dataset, config, run):
+        raise KeyboardInterrupt
+
+    for module in ("mlkit.experiments.trainings", "mlkit.training.loop"):  # in this order: the first imports from the second
+        monkeypatch.setattr(f"{module}.train", train)
+    words = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "-p", "image_size", "16"]
+    assert main(["train", *words, "--overwrite"]) == 130
+    (run,) = outputs.glob("2*")
+    error = capsys.readouterr().err
+    command = shlex.split(error.partition("this goes on where it stopped: ")[2])
+    assert command[:2] == ["mlkit", "train"]
+    assert sorted(command[2:]) == sorted([*words, "--name", run.name])
+    assert main(command[1:]) == 130
+    assert [run] == list(outputs.glob("2*"))
+    assert main(["train", *words, "--folds", "2"]) == 130
+    assert f"--name {sample.name} --folds 2" in capsys.readouterr().err
+    assert main(["train", *words, "--folds", "2", "--overwrite"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "mlkit: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "-p", "seed", "3"], "seed is '3', which a study decides by itself: give seeds"),
+        (["study", "-p", "loss", "asl"], "loss is 'asl', which a study decides by itself: give methods"),
+        (["study", "-p", "folds", "3"], "folds is '3', which a study decides by itself"),
+        (["tune", "--top", "5"], "--top is 5, of the settings that --seeds repeats"),
+        (["tune", "--trials", "5", "--seeds", "1"], "--seeds repeats what was found, --trials is for a search"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_train_then_predict(trained, capsys):
+    assert main(["predict", str(trained / "0000.jpg"), "--model", "t"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["sleeves", "plain", "long", "bag"]
+    assert all(line.split()[2] in ("yes", "no") and 0 <= float(line.split()[1]) <= 1 for line in lines[2:])
+
+
+def test_predict_prints_one_line_per_broken_image_and_exits_2(trained, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert main(["predict", str(tmp_path / "text.jpg"), str(tmp_path / "gone.jpg"), str(trained / "0000.jpg")]) == 2
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 2
+    assert "text.jpg: not an image in any known format" in output.err
+    assert "gone.jpg: no such file" in output.err
+    assert "sleeves" in output.out
+
+
+def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
+    assert main(["predict", str(trained), "--model", "t", "--csv", str(tmp_path / "table.csv")]) == 0
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert len(table) == 60 * 4
+    assert table.image.is_monotonic_increasing
+    assert re.fullmatch(r"model: .*outputs/t, resnet18 of epoch 1, trained 20.* UTC\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "x.jpg", "--model", "nothing"], "not a run folder"),
+        (["predict", "x.jpg", "--model", "nothing.pth"], "no such model"),
+        (["train", "-p", "epoch", "1"], "did you mean 'epochs'"),
+        (["train", "-f", "gone.yaml"], "gone.yaml cannot be read"),
+        (["train", "--images", "x"], "--images and --labels belong together"),
+        (["train", "--images", ".", "--labels", "gone.csv"], f"{Path.cwd()}/gone.csv: no such label file"),
+        (["run", "--only", "12"], "no notebook '12'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def given(*arguments):
+    return given_parameters(data_options().parse_args(list(arguments)))
+
+
+def test_what_is_typed_is_relative_to_the_person_and_what_is_in_a_file_to_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("images: photos\nlabels: photos/labels.csv\nweights: w.pth\n")
+    assert given("-f", "own.yaml")["images"] == "photos"
+    assert given("-f", "own.yaml")["weights"] == "w.pth"
+    typed = given("-f", "own.yaml", "-p", "images", "photos", "-p", "image", "photos/7.jpg", "-p", "weights", "./w.pth")
+    assert typed["images"] == str(tmp_path / "photos")
+    assert typed["image"] == str(tmp_path / "photos" / "7.jpg")
+    assert typed["weights"] == str(tmp_path / "w.pth")
+    assert given("--images", "photos", "--labels", "l.csv")["labels"] == str(tmp_path / "l.csv")
+    assert given("-p", "weights", "none")["weights"] == "none"
+    monkeypatch.chdir(project_root())  # a path in the project stays one that moves with it
+    assert given("-p", "images", "data/photos", "-p", "labels", "l.csv")["images"] == "data/photos"
+
+
+@pytest.mark.parametrize("way", ["option", "parameter", "file"])
+def test_own_data_gets_its_recipe_however_it_is_given(way, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("images: a\nlabels: b.csv\n")
+    arguments = {
+        "option": ["--images", "a", "--labels", "b.csv"],
+        "parameter": ["-p", "images", "a", "-p", "labels", "b.csv"],
+        "file": ["-f", str(file)],
+    }[way]
+    assert given(*arguments)["image_size"] == 224
+    assert given(*arguments, "-p", "image_size", "64")["image_size"] == "64"
+    assert given()["image_size"] == given("-p", "images", str(project_root() / "data/sample/images"))["image_size"] == 64
+    with pytest.raises(MlkitError, match="belong together"):
+        given("-p", "images", "a")
+
+
+def test_a_run_may_be_typed_as_a_shell_completes_it(outputs, tmp_path, monkeypatch):
+    for name in ("single", "elsewhere"):
+        write_json(outputs / name / "config.json", {"created": "2030", "parameters": {}})
+    monkeypatch.chdir(tmp_path)
+    for text in ("single", "./single", "single/"):
+        assert Run.open(typed_run(text)).path == outputs / "single"
+        assert Run.open(text).path == outputs / "single"
+    monkeypatch.chdir(outputs)
+    assert Run.open(typed_run("./single")).path == outputs / "single"
+    monkeypatch.chdir(outputs / "single")
+    assert Run.open(typed_run(".")).path == Run.open(typed_run("../single")).path == outputs / "single"
+    assert typed_run("tune-*") == "tune-*"
+    with pytest.raises(RunError, match=f"^{outputs}/gone is not a run folder"):
+        Run.open(typed_run("../gone"))
+
+
+def run_command(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "mlkit", *arguments], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_output_that_takes_no_more_is_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does once it has enough
+    closed = run_command("runs", stdout=writing)
+    os.close(writing)
+    assert (closed.returncode, closed.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        failed = run_command("runs", stdout=full)
+    assert failed.returncode == 1
+    assert (
+        failed.stderr == "mlkit: the output: No space left on device; free some space, or choose a folder on another disk\n"
+    )
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "MLKIT_OUTPUTS": str(tmp_path / "bücher")}
+    shown = run_command("runs", stdout=subprocess.PIPE, env=environment)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "b\\xfccher" in shown.stdout
+
+
+def test_outputs_that_are_a_file_are_said_on_every_door(sample, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "file"))
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    for command in (["runs"], ["predict", "x.jpg"], ["train", *data], ["run", *data], ["tune", *data]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "file is a file; the runs need a folder: set MLKIT_OUTPUTS to another path" in error
+        assert error.count("\n") == 1
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "file" / "below"))
+    assert main(["train", *data]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be made (Not a directory; choose another name" in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_that_cannot_be_written_is_known_before_the_work(trained, tmp_path, capsys):
+    for place, why in ((tmp_path, "Is a directory"), (trained / "0000.jpg" / "x.csv", "File exists")):
+        assert main(["predict", str(trained), "--model", "t", "--csv", str(place)]) == 1
+        error = capsys.readouterr().err
+        assert f"{place} cannot be written ({why}; choose another name" in error
+        assert error.count("\n") == 1
+
+
+def test_training_twice_into_one_name_is_refused(trained, sample, capsys):
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    assert main(["train", *data, "-p", "weights", "none", "--name", "t"]) == 2
+    assert "choose another name, or overwrite" in capsys.readouterr().err
+
+
+def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(sample, outputs, capsys):
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "cv", "--folds", "3"]
+    assert main(["train", *data, *small]) == 0
+    printed = capsys.readouterr().out
+    assert "training 3 of 3" in printed
+    assert "macro mean" in printed
+    predictions = pd.read_csv(outputs / "cv-folds" / "predictions.csv")
+    assert len(predictions) == 60 * 4, "each image is tested once"
+    assert predictions.groupby("image").fold.nunique().eq(1).all()
+    table = pd.read_csv(outputs / "cv-folds" / "folds.csv", index_col=["figure", "attribute"])
+    folds = [json.loads((outputs / f"cv-fold{i}" / "metrics.json").read_text()) for i in range(3)]
+    accuracies = [fold["attributes"]["long"]["accuracy"] for fold in folds]
+    row = table.loc[("accuracy", "long")]
+    assert row["mean"] == pytest.approx(np.mean(accuracies))
+    assert row["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    long = predictions[predictions.attribute == "long"].dropna()
+    assert table.loc[("AP", "long")].pooled == pytest.approx(average_precision_score(long.target, long.probability))
+
+    (outputs / "cv-fold2" / "metrics.json").unlink()  # as if interrupted there
+    kept = [(outputs / f"cv-fold{i}" / "model.pth").stat().st_mtime_ns for i in range(3)]
+    assert main(["train", *data, *small]) == 0
+    assert capsys.readouterr().out.count("finished before, kept") == 2
+    assert [(outputs / f"cv-fold{i}" / "model.pth").stat().st_mtime_ns == kept[i] for i in range(3)] == [True, True, False]
+    pd.testing.assert_frame_equal(pd.read_csv(outputs / "cv-folds" / "folds.csv", index_col=["figure", "attribute"]), table)
+
+    assert main(["train", *data, *small, "-p", "seed", "1"]) == 2
+    assert "cv-fold0 holds a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--folds", "1"], ["--folds", "3", "-p", "fold", "1"]])
+def test_wrong_folds_are_refused(arguments, capsys):
+    assert main(["train", *arguments]) == 2
+    assert "--folds is" in capsys.readouterr().err
+
+
+def test_help_and_import_load_no_torch():
+    program = "import sys, mlkit.cli\ntry: mlkit.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False"

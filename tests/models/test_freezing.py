@@ -1,0 +1,97 @@
+"""A network in two stages computes what the whole one does, and only the upper stage learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlkit.data.dataset import MultiLabelDataset
+from mlkit.errors import MlkitError, ParameterError
+from mlkit.models.device import choose_device
+from mlkit.models.freezing import Activations, Stages
+from mlkit.models.networks import build_model, compute_logits, place
+
+DEVICE = choose_device("cpu", "fp32")
+
+
+def network(backbone="resnet18"):
+    torch.manual_seed(0)
+    return place(build_model(backbone, 3, "none", 64), DEVICE).eval()
+
+
+@pytest.fixture
+def pixels():
+    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "freeze"),
+    [
+        ("resnet18", "none"),
+        ("resnet18", "backbone"),
+        ("resnet18", "until:layer3"),
+        ("efficientnet_b0", "until:features.4"),
+        ("vit_b_16", "until:encoder.layers.encoder_layer_5"),
+    ],
+)
+def test_stages_compute_what_the_network_does(backbone, freeze, pixels):
+    model = network(backbone)
+    stages = Stages(model, backbone, freeze, DEVICE)
+    with torch.inference_mode():
+        torch.testing.assert_close(stages.logits(stages.activations(pixels)), compute_logits(model, pixels, DEVICE))
+
+
+def test_only_the_upper_stage_learns_and_frozen_batch_normalisation_stands_still(pixels):
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stages = Stages(model, "resnet18", "until:layer3", DEVICE)
+    stages.train()
+    optimizer = torch.optim.SGD(stages.parameters(), lr=0.1)
+    stages.logits(stages.activations(pixels)).square().sum().backward()
+    optimizer.step()
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"layer4", "fc"}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        ("until:layer9", "did you mean 'until:layer"),
+        ("backbon", "did you mean 'backbone'"),
+        ("until:fc", "freeze is 'until:fc'"),
+        ("layer3", "freeze is 'layer3'"),
+    ],
+)
+def test_unknown_border_names_the_nearest(freeze, message):
+    with pytest.raises(ParameterError, match=message):
+        Stages(network(), "resnet18", freeze, DEVICE)
+
+
+def test_border_that_a_skip_connection_crosses_is_refused():
+    with pytest.raises(ParameterError, match="2 tensors leave that layer of resnet18; choose another"):
+        Stages(network(), "resnet18", "until:layer4.0.conv1", DEVICE)
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "until:layer3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_of_all_images_are_those_of_the_lower_stage(sample, tmp_path, freeze, precision):
+    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    device = choose_device("cpu", precision)
+    stages = Stages(network(), "resnet18", freeze, device)
+    activations = Activations(dataset, stages, tmp_path)
+    chosen = np.array([3, 0, 41])
+    served, targets = activations.batch(chosen)
+    with torch.inference_mode():
+        expected = stages.activations(dataset.batch(chosen)[0])
+    assert served.dtype == expected.dtype
+    assert served.stride() == expected.stride()
+    torch.testing.assert_close(served, expected, atol=1e-2 if precision == "bf16" else 1e-5, rtol=1e-2)
+    assert torch.equal(targets, dataset.targets[chosen])
+    assert len(activations) == len(dataset)
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # the pixel cache
+
+
+def test_activations_that_do_not_fit_on_the_disk_are_refused(sample, tmp_path, monkeypatch):
+    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(MlkitError, match=r"the activations need .* GB in .* free some, or freeze more layers"):
+        Activations(dataset, Stages(network(), "resnet18", "backbone", DEVICE), tmp_path)
