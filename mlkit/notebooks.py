@@ -79,8 +79,9 @@ def given_parameters(name: str, chosen: Sequence[str] = CHAIN) -> dict[str, Any]
     run = Run(named_folder(name))
     manifest, made = _Manifest(run), run.config()["parameters"] if run.id else {}
     trained = {key: made[key] for key in known_parameters(TRAINING) if key in made}
-    last = TRAINING in chosen and manifest.speaks_of_training()
-    return trained | manifest.parameters if last else manifest.parameters | trained
+    known = {key for notebook in CHAIN for key in known_parameters(notebook)}  # an older mlkit may have had others
+    asked = {key: value for key, value in manifest.parameters.items() if key in known}
+    return trained | asked if TRAINING in chosen and manifest.speaks_of_training() else asked | trained
 
 
 def run_notebooks(

@@ -281,7 +281,11 @@ def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed
         new.write_json("metrics.json", {})
     with pytest.raises(RunError, match=r"or not made by `mlkit run`; .*--from 03 to go on from it"):
         run_notebooks({}, name="a")
+    manifest = run.read_json("manifest.json")
+    (run / "manifest.json").write_text(json.dumps(manifest | {"parameters": {"gone since": 1, "smoothing": 0.5}}))
     given = pipeline.given_parameters("a", select(start="03"))
+    assert given["smoothing"] == 0.5
+    assert "gone since" not in given
     assert given["epochs"] == pipeline.given_parameters("a")["epochs"] == 9
     run_notebooks(given, name="a", start="03")
     assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
