@@ -32,6 +32,8 @@ def predict(options: argparse.Namespace) -> int:
     model = options.model
     source = Path(model).expanduser().absolute() if model.endswith((".pth", ".pt")) else typed_run(model) if model else ""
     paths = [file for image in options.images for file in _files(Path(image).absolute())]
+    if not paths:
+        raise ImageError(f"no file in {', '.join(str(Path(image).absolute()) for image in options.images)}; check the path")
     predictor = Predictor.load(source, options.device)
     print(f"model: {predictor}")
     with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first

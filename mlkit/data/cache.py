@@ -12,6 +12,7 @@ Once most rows belong to files that are no more, a new `pixels.u8` is begun; pro
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -109,10 +110,15 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
         missing: dict[str, str] = {}
         for image in images:
             try:
-                stats[image] = os.stat(folder / image)
-            except OSError:
-                missing[image] = "no such file"
-                known.pop(image, None)
+                found = os.stat(folder / image)
+            except OSError as error:
+                missing[image] = "no such file" if error.errno == errno.ENOENT else os.strerror(error.errno or 0).lower()
+            else:
+                if stat.S_ISREG(found.st_mode):
+                    stats[image] = found
+                    continue
+                missing[image] = "not a file"  # a pipe, say, which would be waited for
+            known.pop(image, None)
         touched = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
         renewed = _with_same_content(folder, touched, stats, known)
         known |= renewed
@@ -143,7 +149,6 @@ def _decode_into(
     start = -(-os.fstat(file).st_size // row_bytes)  # never into a row that another process may have open
 
     def decode(image: str, row: int) -> tuple[str, Entry]:
-        stat = stats[image]
         digest = problem = ""
         try:
             data = read_bytes(folder / image)
@@ -153,7 +158,7 @@ def _decode_into(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
-        return image, Entry(*_state(stat), -1 if problem else row, digest, problem)
+        return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem)
 
     executor = ThreadPoolExecutor(cores())
     committed = time.monotonic()
@@ -214,11 +219,11 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]  # the fastest where the CPU has instructions for it
 
 
-def _state(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _same(entry: Entry, stat: os.stat_result) -> bool:
+def _same(entry: Entry, found: os.stat_result) -> bool:
     """Whether the file is still what the entry says; one that could not be read is worth another try."""
     unread = not entry.digest and entry.bytes > 0
-    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == _state(stat) and not unread
+    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == _state(found) and not unread

@@ -62,7 +62,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         if not folder.is_dir():
             raise LabelError(f"{folder}: no such images folder; check the path")
         cache = build_cache(folder, list(table.index), image_size)
-        kept, report = exclude_images(table, cache.problems, strict)
+        kept, report = exclude_images(table, cache.problems, strict, str(folder))
         return cls(kept, report, cache)
 
     def with_labels(self, labels: pd.DataFrame) -> "MultiLabelDataset":

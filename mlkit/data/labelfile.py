@@ -112,7 +112,7 @@ def write_labels(labels: pd.DataFrame, path: str | Path) -> None:
 
 
 def exclude_images(
-    labels: pd.DataFrame, problems: Mapping[str, str], strict: bool = False
+    labels: pd.DataFrame, problems: Mapping[str, str], strict: bool = False, folder: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Take out the rows whose image is missing or broken, and report them.
 
@@ -120,6 +120,7 @@ def exclude_images(
         labels: the label table.
         problems: image -> reason, for those that cannot be used.
         strict: make any problem an error.
+        folder: of the images, for the error.
 
     Returns:
         The usable rows, and a report with the columns image, line and problem.
@@ -141,7 +142,10 @@ def exclude_images(
             f"{file}: {len(bad)} of {len(labels)} images cannot be used ({named}); mend them, or set strict off"
         )
     if len(bad) == len(labels):
-        raise LabelError(f"{file}: none of its {len(labels)} images can be used ({named}); is the images folder right?")
+        where = f", {folder}" if folder else ""
+        raise LabelError(
+            f"{file}: none of its {len(labels)} images can be used ({named}); is the images folder right{where}?"
+        )
     kept = labels[~labels.index.isin(bad)]
     kept.attrs = labels.attrs
     return kept, report

@@ -112,7 +112,7 @@ class Predictor:
                 decoded = []
                 for path, result in zip(chunk, executor.map(self._decode, chunk), strict=True):
                     if isinstance(result, np.ndarray):
-                        good.append(str(path))
+                        good.append(str(path).encode(errors="backslashreplace").decode())  # a name may be no UTF-8
                         decoded.append(result)
                     elif on_error is None:
                         raise result

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,16 @@ def test_outputs_that_are_a_file_are_said_on_every_door(sample, tmp_path, monkey
     error = capsys.readouterr().err
     assert "cannot be made (Not a directory; choose another name" in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_without_images_is_said_and_names_that_are_no_utf8_are_escaped(trained, tmp_path, capsys):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    assert main(["predict", str(folder), "--model", "t"]) == 2
+    assert f"no file in {folder}; check the path" in capsys.readouterr().err
+    shutil.copy(trained / "0000.jpg", os.fsencode(folder / "bad") + b"\xff.jpg")
+    assert main(["predict", str(folder), "--model", "t"]) == 0
+    assert "bad\\udcff.jpg" in capsys.readouterr().out
 
 
 def test_a_table_that_cannot_be_written_is_known_before_the_work(trained, tmp_path, capsys):

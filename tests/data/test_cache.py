@@ -137,11 +137,13 @@ def test_removed_image_is_reported_and_the_others_stay(folder, decoded):
 def test_broken_image_is_reported_and_not_decoded_again_until_it_changes(folder, decoded):
     (folder / "text.jpg").write_text("no image")
     (folder / "empty.jpg").touch()
-    names = [*NAMES, "text.jpg", "empty.jpg", "gone.jpg"]
+    os.mkfifo(folder / "pipe")  # nobody writes into it: to read it would never end
+    names = [*NAMES, "text.jpg", "empty.jpg", "gone.jpg", "pipe"]
     problems = {
         "text.jpg": "not an image in any known format",
         "empty.jpg": "the file is empty (0 bytes)",
         "gone.jpg": "no such file",
+        "pipe": "not a file",
     }
     assert build_cache(folder, names, SIZE).problems == problems
     decoded.clear()
