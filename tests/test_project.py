@@ -18,6 +18,7 @@ import mlkit
 from mlkit.data import sample as sample_module
 from mlkit.data.labelfile import read_labels
 from mlkit.data.labels import label_counts, to_codes
+from mlkit.losses import loss_table
 from mlkit.runs import FILES
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +129,36 @@ def test_top_level_is_what_the_readme_says():
     allowed = {"notebooks", "mlkit", "data", "outputs", "tests"}
     ignored = {path.name for path in ROOT.iterdir() if path.name.startswith(".") or path.name.endswith(".egg-info")}
     assert {path.name for path in ROOT.iterdir() if path.is_dir()} - ignored == allowed
+
+
+def test_the_readme_is_a_tour_of_at_most_130_lines():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md", "outputs/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_to_a_file_and_a_heading(page):
+    for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, target
+
+
+def test_the_page_of_the_notebooks_names_each_and_has_the_table_of_losses():
+    text = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\w+)\]", text, re.M) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    table = loss_table()
+    rows = [
+        ["`loss`", *table.columns],
+        *([f"`{name}`", *row] for name, row in zip(table.index, table.to_numpy(), strict=True)),
+    ]
+    for row in rows:
+        assert f"| {' | '.join(row)} |".replace("|  |", "| |") in text, "notebooks/README.md has the table of mlkit.losses"
 
 
 def test_sample_is_deterministic_has_its_faults_and_its_prevalences(sample, tmp_path):
