@@ -105,6 +105,14 @@ def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
         raise MlkitError(f"{what} {needed / 1e9:.1f} GB in {shown(folder)}, {free / 1e9:.1f} GB are free; {way_out}")
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises MlkitError, naming the file, where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise MlkitError(f"{path} is damaged ({error}); delete what it belongs to, and make that again") from None
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all. NaN, which JSON lacks, must have been replaced before."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError, WriteError
-from mlkit.files import make_folder, project_root, reason, resolve, shown, write_json
+from mlkit.files import make_folder, project_root, read_json, reason, resolve, shown, write_json
 from mlkit.parameters import check_parameters, known_parameters, notebook_path
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
@@ -149,7 +149,7 @@ class _Manifest:
 
     def __init__(self, run: Run) -> None:
         self._run, self._path = run, run / "manifest.json"
-        stored = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        stored = read_json(self._path) if self._path.exists() else {}
         self.parameters: dict[str, Any] = stored.get("parameters", {})
         self._notebooks: dict[str, dict[str, Any]] = stored.get("notebooks", {})
 

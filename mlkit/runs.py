@@ -2,7 +2,6 @@
 
 import fnmatch
 import importlib.metadata
-import json
 import os
 import platform
 import uuid
@@ -17,7 +16,7 @@ from weakref import WeakValueDictionary
 import pandas as pd
 
 from mlkit.errors import ParameterError, RunError
-from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, resolve, shown, write_json
+from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, read_json, resolve, shown, write_json
 
 # Files of a run folder: who makes them, and what they are.
 FILES: dict[str, tuple[str, str]] = {
@@ -236,14 +235,18 @@ class Run:
 
     def read_json(self, file: str) -> dict[str, Any]:
         """A JSON file of the run. Raises RunError if it is not there."""
-        value: dict[str, Any] = json.loads(self._existing(file).read_text(encoding="utf-8"))
+        value: dict[str, Any] = read_json(self._existing(file))
         return value
 
     def read_table(self, file: str) -> pd.DataFrame:
         """A CSV file of the run. Raises RunError if it is not there."""
         # names stay as they were written: an attribute may be called "null", an image "0001"
         names = {"image": str, "attribute": str}
-        table: pd.DataFrame = pd.read_csv(self._existing(file), dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
+        path = self._existing(file)
+        try:
+            table: pd.DataFrame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
+        except ValueError as error:  # pandas' parser errors are such
+            raise RunError(f"{path} is damaged ({error}); train the run again, with --overwrite") from None
         return table
 
     def validation_images(self) -> list[Path]:

@@ -16,7 +16,7 @@ import pytest
 
 import mlkit.runs as runs_module
 from mlkit.cli import main
-from mlkit.errors import ClaimError, ParameterError, RunError, WriteError
+from mlkit.errors import ClaimError, MlkitError, ParameterError, RunError, WriteError
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
 from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
@@ -407,3 +407,13 @@ def test_root_is_the_checkout_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (project_root() / "notebooks").is_dir()
     assert resolve("data") == project_root() / "data"
+
+
+def test_damaged_files_of_a_run_are_said(capsys):
+    run = Run.create("a", {}, "data")
+    (run / "history.csv").touch()
+    with pytest.raises(RunError, match=r"history\.csv is damaged \(No columns"):
+        run.read_table("history.csv")
+    (run / "config.json").write_text("{")
+    with pytest.raises(MlkitError, match=r"config\.json is damaged \(.*\); delete what it belongs to"):
+        run.config()

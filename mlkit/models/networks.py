@@ -20,6 +20,7 @@ from mlkit.models.pretrained import check_finite, imagenet_network, load_backbon
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMAT = 1  # of model.pth
+_PUBLISHED = 224  # pixels, which every network of torchvision takes
 # Share by which running statistics follow each batch; PyTorch's default. Some networks (MobileNetV3, MNASNet,
 # EfficientNet-B5) come with 0.01 or less, for trainings of a million iterations; in a few hundred the statistics would lag
 # far behind the weights, and a network that has learned say the same of every image.
@@ -55,6 +56,7 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
         load_backbone(model, content, backbone, head_name(model, backbone), image_size, weights)
         mean, std = meta.get("mean", mean), meta.get("std", std)
     _replace_head(model, backbone, num_attributes)
+    _check_maps(model, backbone, image_size)
     return set_statistics(model, mean, std)
 
 
@@ -212,6 +214,21 @@ def _fresh(backbone: str, image_size: int) -> nn.Module:
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ParameterError(f"{backbone} cannot be built for images of {image_size} px ({error})") from None
     return _adapted(model)
+
+
+def _check_maps(model: nn.Module, backbone: str, image_size: int) -> None:
+    """Raise ParameterError where an image is so small that its maps shrink to nothing on the way through the network."""
+    if image_size >= _PUBLISHED:
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(
+            f"image_size is {image_size}, too small for {backbone} ({reason}); {_PUBLISHED} fits all networks"
+        ) from None
+    model.train()
 
 
 def _adapted(model: nn.Module) -> nn.Module:

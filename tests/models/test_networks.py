@@ -120,3 +120,8 @@ def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path):
     torch.save(state, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match=r"nan\.pth is damaged: layer1\.0\.conv1\.weight hold NaN"):
         build_model("resnet18", 3, str(tmp_path / "nan.pth"))
+
+
+def test_images_too_small_for_a_network_are_refused_before_the_training():
+    with pytest.raises(ParameterError, match=r"image_size is 32, too small for alexnet \(.*\); 224 fits all networks"):
+        build_model("alexnet", 3, "none", image_size=32)

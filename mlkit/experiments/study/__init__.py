@@ -32,7 +32,7 @@ from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.experiments.study.findings import BASELINE, FULL
 from mlkit.experiments.study.grid import Cell, Study
 from mlkit.experiments.study.hiding import hide
-from mlkit.files import Claim, atomic, make_folder, shown, write_json
+from mlkit.files import Claim, atomic, make_folder, read_json, shown, write_json
 from mlkit.losses import get_loss
 from mlkit.models.device import choose_device
 from mlkit.progress import bar, say
@@ -156,7 +156,7 @@ def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run
 
 
 def _read(file: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["result"]
+    result: dict[str, Any] = read_json(file)["result"]
     return result
 
 
