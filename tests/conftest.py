@@ -94,20 +94,20 @@ def goes_on(monkeypatch):
     """
     import pandas as pd
 
-    from mlkit.training import loop as train_module
+    from mlkit.training.loop import Training
 
-    real = train_module._checkpoint
+    real = Training.checkpoint
 
-    def interrupted(*arguments):
-        real(*arguments)
+    def interrupted(training):
+        real(training)
         raise KeyboardInterrupt
 
     def check(whole, start):
-        monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
-        monkeypatch.setattr(train_module, "_checkpoint", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            start()
-        monkeypatch.setattr(train_module, "_checkpoint", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "checkpoint_seconds", 0.0)
+            patch.setattr(Training, "checkpoint", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                start()
         cut = start()
         for file in ("history.csv", "epochs.csv", "predictions.csv"):
             first, second = (  # as text: every digit

@@ -20,17 +20,14 @@ from mlkit.errors import MlkitError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
-from mlkit.models.networks import load_torch, save_model, save_torch
+from mlkit.models.networks import load_model, load_torch, save_model, save_torch
 from mlkit.progress import bar, say
 from mlkit.runs import Run, Stopped
 from mlkit.training.config import TrainConfig
-from mlkit.training.finish import model_meta, pass_verdict
+from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
 from mlkit.training.objective import choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
 from mlkit.training.step import TrainingStep, learning_rate_range
-
-_CHECKPOINT_SECONDS = 20.0  # an interruption loses at most this much and one epoch
-
 
 Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
 
@@ -61,7 +58,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         determinism(device.device, config.deterministic),
         memory_errors("batch_size (or say auto) or image_size"),
     ):
-        table = _train(dataset, config, run, device, watcher)
+        table = Training(dataset, config, run, device).fit(watcher)
     gc.collect()  # a training refers to itself; its weights and their optimizer's must not wait for the next one to be freed
     return table
 
@@ -87,77 +84,207 @@ def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> p
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
 
 
-def _train(
-    dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device, watcher: Watcher | None
-) -> pd.DataFrame:
-    split = split_dataset(dataset, config)
-    training, validation, test = (np.flatnonzero(split == side) for side in ("train", "validation", "test"))
-    prevalence = label_counts(dataset.labels.iloc[training]).prevalence.to_numpy()
-    warnings = [
-        *label_gaps(dataset.labels.iloc[training], get_loss(config.loss)),
-        *choice_gap(dataset.labels.iloc[validation]),
-        *contradictions(config),
-    ]
-    run.write_table("split.csv", split.reset_index())
-    say(f"device: {device}")
-    say(f"network: {config.backbone}, weights: {config.weights}, freeze: {config.freeze}; loss: {config.loss}")
-    for text in warnings:
-        say(f"warning: {text}")
-    say(f"images: {len(training)} to train on, {len(validation)} to validate on, {len(test)} to test on")
-    step = TrainingStep(dataset, training, config, device, run)
-    steps = len(list(batches(training, step.batch_size, config.seed, epoch=0)))
-    say(f"data: {step.feed}; {steps} iterations of {step.batch_size} images an epoch")
+class Training:
+    """One training, from the split of the images to the finished run.
 
-    state = _State()
-    if (run / "last.pt").exists():
-        state = _restore(run, step)
-        say(f"going on after epoch {state.epoch} of {config.epochs}")
-    saved, stopped = time.monotonic(), None
-    total = config.epochs * len(training)
-    with bar(total=total, initial=state.epoch * len(training), desc="training", unit="image") as progress:
-        for epoch in range(state.epoch + 1, config.epochs + 1):
-            if config.patience and epoch - 1 - state.best_epoch >= config.patience:
-                stopped = Stopped("patience", epoch - 1)
-                break
-            started = time.monotonic()
-            step.start_epoch(epoch)
-            losses, sizes, rates, watch = [], [], [], Stopwatch(device.device)
+    Args:
+        dataset: the data set.
+        config: the settings.
+        run: its folder; takes `split.csv` at once.
+        device: where to compute.
+
+    Attributes:
+        split: image -> "train", "validation" or "test".
+        prevalence: (attributes,), share of positives among the known training cells, NaN where none is known.
+        step: network, optimizer and what else goes from batch to batch.
+        state: what is done so far.
+    """
+
+    checkpoint_seconds = 20.0  # an interruption loses at most this much and one epoch
+
+    def __init__(self, dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device) -> None:
+        self.dataset, self.config, self.run = dataset, config, run
+        self.split = split_dataset(dataset, config)
+        self._training, self._validation = self._indices("train"), self._indices("validation")
+        self.prevalence = label_counts(dataset.labels.iloc[self._training]).prevalence.to_numpy()
+        self._introduce(device)
+        run.write_table("split.csv", self.split.reset_index())
+        self.step = TrainingStep(dataset, self._training, config, device, run)
+        size = self.step.batch_size
+        self._iterations = len(list(batches(self._training, size, config.seed, epoch=0)))  # an epoch
+        say(f"data: {self.step.feed}; {self._iterations} iterations of {size} images an epoch")
+        self.state = _State()
+
+    def fit(self, watcher: Watcher | None = None) -> pd.DataFrame:
+        """All epochs that are left, and what ends a training; arguments and result as of `train`."""
+        self.resume()
+        stopped, images = None, len(self._training)
+        total, done = self.config.epochs * images, self.state.epoch * images
+        self._saved = time.monotonic()
+        with bar(total=total, initial=done, desc="training", unit="image") as progress:
+            for epoch in range(self.state.epoch + 1, self.config.epochs + 1):
+                if self.config.patience and epoch - 1 - self.state.best_epoch >= self.config.patience:
+                    stopped = Stopped("patience", epoch - 1)
+                    break
+                started = time.monotonic()
+                self.epoch(epoch, progress)
+                with self.step.average.applied() if self.step.average else nullcontext():
+                    figures = self.validate()
+                    self._keep(figures | {"seconds": round(time.monotonic() - started, 2)})
+                if watcher and watcher(self.state.epochs) and epoch < self.config.epochs:
+                    stopped = Stopped("pruned", epoch)
+                    break
+                if time.monotonic() - self._saved > self.checkpoint_seconds:
+                    self.checkpoint()
+        return self.finish(stopped)
+
+    def epoch(self, epoch: int, progress: Any) -> None:
+        """Learn once from every training image."""
+        self.step.start_epoch(epoch)
+        losses, sizes, rates, watch = [], [], [], Stopwatch(self.step.device.device)
+        watch.mark()
+        first = (epoch - 1) * self._iterations
+        order = batches(self._training, self.step.batch_size, self.config.seed, epoch, self.step.image_weights)
+        for iteration, (where, inputs, targets) in enumerate(self.step.feed.batches(order), first):
+            rates.append(learning_rate(self.config, iteration, self._iterations))
+            losses.append(self.step(where, inputs, targets, iteration, rates[-1]))  # fetched once an epoch: no waiting
+            sizes.append(len(where))
             watch.mark()
-            order = batches(training, step.batch_size, config.seed, epoch, step.image_weights)
-            for iteration, (where, inputs, targets) in enumerate(step.feed.batches(order), (epoch - 1) * steps):
-                rates.append(learning_rate(config, iteration, steps))
-                losses.append(step(where, inputs, targets, iteration, rates[-1]))  # fetched once an epoch: no waiting
-                sizes.append(len(where))
-                watch.mark()
-                if progress.update(len(where)):  # true only when the bar is drawn
-                    progress.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
-            history = {
-                "iteration": np.arange(1, len(losses) + 1) + (epoch - 1) * steps,
-                "epoch": epoch,
-                "loss": torch.stack(losses).cpu().numpy(),
-                "lr": rates,
-                "img_per_s": np.round(sizes / np.maximum(watch.seconds(), 1e-9), 1),
-            }
-            state.history.append(pd.DataFrame(history))
+            if progress.update(len(where)):  # true only when the bar is drawn
+                progress.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
+        history = {
+            "iteration": np.arange(1, len(losses) + 1) + first,
+            "epoch": epoch,
+            "loss": torch.stack(losses).cpu().numpy(),
+            "lr": rates,
+            "img_per_s": np.round(sizes / np.maximum(watch.seconds(), 1e-9), 1),
+        }
+        self.state.history.append(pd.DataFrame(history))
+        self.state.epoch = epoch
 
-            with step.average.applied() if step.average else nullcontext():
-                _judge_epoch(epoch, dataset, config, run, step, state, validation, prevalence, started)
-            if watcher and watcher(state.epochs) and epoch < config.epochs:
-                stopped = Stopped("pruned", epoch)
-                break
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                _checkpoint(run, state, step)
-                saved = time.monotonic()
-    if stopped:
-        say(f"stopped early: {stopped}")
-    facts = {
-        "best_epoch": state.best_epoch,
-        "epochs": state.epoch,
-        "stopped": asdict(stopped) if stopped else None,
-        "seconds": round(sum(row["seconds"] for row in state.epochs), 1),
-        "img_per_s": float(pd.concat(state.history).img_per_s.median()),
-    }
-    return pass_verdict(run, dataset, config, step, split, prevalence, facts)
+    def validate(self) -> dict[str, Any]:
+        """The row of epochs.csv for the network as it is, all but its seconds.
+
+        Raises:
+            MlkitError: if the training has diverged.
+        """
+        epoch, history = self.state.epoch, self.state.history[-1]
+        logits, targets = self.step.evaluate(self._validation), self.dataset.targets[self._validation]
+        if not torch.isfinite(logits).all():
+            raise MlkitError(
+                f"after epoch {epoch} the network's outputs are not finite: the training has diverged; lower learning_rate, "
+                'set clip_norm to 1, or take precision "fp32"'
+            )
+        table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), self.dataset.attributes, self.prevalence)
+        mean = macro(table)
+        figures = {
+            "epoch": epoch,
+            "iteration": int(history.iteration.iloc[-1]),
+            "training_loss": float(history.loss.mean()),
+            # plain, whatever the loss and its weights, so that it is the same for all runs
+            "validation_loss": masked_bce(logits, targets).item(),
+            "mAP": mean.AP,
+            **{f"AP {name}": value for name, value in table.AP.items()},
+        }
+        over = f" over {mean.attrs['over']}" if mean.attrs["left_out"] else ""
+        say(
+            f"epoch {epoch}/{self.config.epochs}: training loss {figures['training_loss']:.4f}, validation loss "
+            f"{figures['validation_loss']:.4f}, mAP {figures['mAP']:.3f}{over}"
+            f"{' (best so far)' if self.state.is_best(figures) else ''}"
+        )
+        return figures
+
+    def checkpoint(self) -> None:
+        """Write what `resume` needs beside the tables."""
+        average = self.step.average
+        content = {
+            "model": self.step.network.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "average": None if average is None else {"values": average.values, "updates": average.updates},
+            "epoch": self.state.epoch,
+            "best_epoch": self.state.best_epoch,
+        }
+        save_torch(self.run.new("last.pt"), content)
+        self._saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go back to the run's last checkpoint, if there is one."""
+        if not (self.run / "last.pt").exists():
+            return
+        content = load_torch(self.run / "last.pt")
+        self.step.network.load_state_dict(content["model"])
+        self.step.optimizer.load_state_dict(content["optimizer"])
+        if self.step.average is not None:
+            torch._foreach_copy_(self.step.average.values, content["average"]["values"])
+            self.step.average.updates = content["average"]["updates"]
+        # The tables may be some epochs ahead of the checkpoint; those epochs are computed again.
+        epoch, history, epochs = content["epoch"], self.run.read_table("history.csv"), self.run.read_table("epochs.csv")
+        kept = epochs[epochs.epoch <= epoch].to_dict("records")
+        self.state = _State(
+            epoch,
+            content["best_epoch"],
+            # in float32, as they were: the same bytes are written again
+            [history[history.epoch <= epoch].astype({"loss": np.float32})],
+            [{str(name): value for name, value in row.items()} for row in kept],
+        )
+        say(f"going on after epoch {epoch} of {self.config.epochs}")
+
+    def finish(self, stopped: Stopped | None = None) -> pd.DataFrame:
+        """Calibrate, evaluate and finish the kept model, see `finish_run`."""
+        if stopped:
+            say(f"stopped early: {stopped}")
+        network, meta = load_model(self.run / "model.pth")
+        self.step.network.load_state_dict(network.state_dict())
+        outputs = {side: self._outputs(side) for side in ("validation", "test")}
+        pos_weight = self.step.objective.pos_weight.cpu().numpy().astype(float) if self.config.calibrate else None
+        facts = {
+            "best_epoch": self.state.best_epoch,
+            "epochs": self.state.epoch,
+            "stopped": asdict(stopped) if stopped else None,
+            "seconds": round(sum(row["seconds"] for row in self.state.epochs), 1),
+            "img_per_s": float(pd.concat(self.state.history).img_per_s.median()),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "device": str(self.step.device),
+            "ran_on": self.step.device.short,
+        }
+        model = TrainedModel(network, meta, self.prevalence, pos_weight)
+        table = finish_run(self.run, model, outputs, self.config.threshold, facts)
+        (self.run / "last.pt").unlink(missing_ok=True)
+        return table
+
+    def _indices(self, side: str) -> np.ndarray:
+        return np.flatnonzero(self.split == side)
+
+    def _outputs(self, side: str) -> Outputs:
+        chosen = self._indices(side)
+        logits, targets = self.step.evaluate(chosen).numpy(), self.dataset.targets[chosen].numpy()
+        return Outputs(self.dataset.labels.index[chosen], logits, targets)
+
+    def _introduce(self, device: Device) -> None:
+        """Say what is about to be trained, how, and what speaks against it."""
+        config, labels = self.config, self.dataset.labels
+        warnings = [
+            *label_gaps(labels.iloc[self._training], get_loss(config.loss)),
+            *choice_gap(labels.iloc[self._validation]),
+            *contradictions(config),
+        ]
+        say(f"device: {device}")
+        say(f"network: {config.backbone}, weights: {config.weights}, freeze: {config.freeze}; loss: {config.loss}")
+        for text in warnings:
+            say(f"warning: {text}")
+        training, validation, test = (len(self._indices(side)) for side in ("train", "validation", "test"))
+        say(f"images: {training} to train on, {validation} to validate on, {test} to test on")
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Write what is known after an epoch, and the model if it is the best so far."""
+        best = self.state.is_best(row)
+        self.state.epochs.append(row)
+        if best:
+            self.state.best_epoch = epoch = row["epoch"]
+            meta = model_meta(self.step.network, self.dataset, self.config, self.prevalence, epoch)
+            save_model(self.run.new("model.pth"), self.step.network, meta)
+        self.run.write_table("history.csv", pd.concat(self.state.history))
+        self.run.write_table("epochs.csv", pd.DataFrame(self.state.epochs))
 
 
 @dataclass
@@ -169,84 +296,11 @@ class _State:
     history: list[pd.DataFrame] = field(default_factory=list)  # one table an epoch
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
-
-def _judge_epoch(
-    epoch: int,
-    dataset: MultiLabelDataset,
-    config: TrainConfig,
-    run: Run,
-    step: TrainingStep,
-    state: _State,
-    validation: np.ndarray,
-    prevalence: np.ndarray,
-    started: float,
-) -> None:
-    """Validate the network as it is, write what is known of the epoch, and keep the model if it is the best so far."""
-    logits, targets = step.evaluate(validation), dataset.targets[validation]
-    if not torch.isfinite(logits).all():
-        raise MlkitError(
-            f"after epoch {epoch} the network's outputs are not finite: the training has diverged; lower learning_rate, set "
-            'clip_norm to 1, or take precision "fp32"'
-        )
-    table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), dataset.attributes, prevalence)
-    mean = macro(table)
-    worth = {
-        "epoch": epoch,
-        "iteration": int(state.history[-1].iteration.iloc[-1]),
-        "training_loss": float(state.history[-1].loss.mean()),
-        # plain, whatever the loss and its weights, so that it is the same for all runs
-        "validation_loss": masked_bce(logits, targets).item(),
-        "mAP": mean.AP,
-        **{f"AP {name}": value for name, value in table.AP.items()},
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    state.epochs.append(worth)
-    state.epoch = epoch
-    best = state.best_epoch == 0 or _better(worth, state.epochs[state.best_epoch - 1])
-    if best:
-        state.best_epoch = epoch
-        save_model(run.new("model.pth"), step.network, model_meta(step.network, dataset, config, prevalence, epoch))
-    over = f" over {mean.attrs['over']}" if mean.attrs["left_out"] else ""
-    say(
-        f"epoch {epoch}/{config.epochs}: training loss {worth['training_loss']:.4f}, validation loss "
-        f"{worth['validation_loss']:.4f}, mAP {worth['mAP']:.3f}{over}{' (best so far)' if best else ''}"
-    )
-    run.write_table("history.csv", pd.concat(state.history))
-    run.write_table("epochs.csv", pd.DataFrame(state.epochs))
-
-
-def _better(worth: dict[str, Any], best: dict[str, Any]) -> bool:
-    """By mAP; where it is undefined or equal, by validation loss."""
-    if np.isfinite(worth["mAP"]) and worth["mAP"] != best["mAP"]:
-        return bool(not worth["mAP"] < best["mAP"])
-    return bool(worth["validation_loss"] < best["validation_loss"])
-
-
-def _checkpoint(run: Run, state: _State, step: TrainingStep) -> None:
-    average = step.average
-    content = {
-        "model": step.network.state_dict(),
-        "optimizer": step.optimizer.state_dict(),
-        "average": None if average is None else {"values": average.values, "updates": average.updates},
-        "epoch": state.epoch,
-        "best_epoch": state.best_epoch,
-    }
-    save_torch(run.new("last.pt"), content)
-
-
-def _restore(run: Run, step: TrainingStep) -> _State:
-    content = load_torch(run / "last.pt")
-    step.network.load_state_dict(content["model"])
-    step.optimizer.load_state_dict(content["optimizer"])
-    if step.average is not None:
-        torch._foreach_copy_(step.average.values, content["average"]["values"])
-        step.average.updates = content["average"]["updates"]
-    state = _State()
-    state.epoch, state.best_epoch = content["epoch"], content["best_epoch"]
-    # The tables may be some epochs ahead of the checkpoint; those epochs are computed again.
-    history, epochs = run.read_table("history.csv"), run.read_table("epochs.csv")
-    # in float32, as they were: the same bytes are written again
-    state.history = [history[history.epoch <= state.epoch].astype({"loss": np.float32})]
-    kept = epochs[epochs.epoch <= state.epoch].to_dict("records")
-    state.epochs = [{str(name): value for name, value in row.items()} for row in kept]
-    return state
+    def is_best(self, figures: dict[str, Any]) -> bool:
+        """By mAP; where it is undefined or equal, by validation loss."""
+        if not self.best_epoch:
+            return True
+        best = self.epochs[self.best_epoch - 1]
+        if np.isfinite(figures["mAP"]) and figures["mAP"] != best["mAP"]:
+            return bool(not figures["mAP"] < best["mAP"])
+        return bool(figures["validation_loss"] < best["validation_loss"])

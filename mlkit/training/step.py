@@ -105,7 +105,7 @@ class TrainingStep:
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self._stages.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # now, so that validation and verdict have their memory
+        self.optimizer.zero_grad(set_to_none=True)  # now, so that evaluation has their memory
         if self.average is not None:
             self.average.update()
         return total[0] / count

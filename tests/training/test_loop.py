@@ -120,7 +120,7 @@ def test_same_seed_gives_the_same_history_and_another_seed_another(dataset, samp
 def test_interrupted_training_goes_on_and_ends_as_if_uninterrupted(dataset, sample, monkeypatch):
     config = replace(CONFIG, schedule="cosine")
     whole, _ = start("whole", config, dataset, sample)
-    monkeypatch.setattr(train_module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train_module.Training, "checkpoint_seconds", 0.0)
     evaluations = []
 
     def interrupt(*arguments, **options):
@@ -283,7 +283,7 @@ def test_near_duplicates_are_never_on_two_sides_of_the_split(sample, tmp_path):
         assert all(split[copy] == split[name] for copy, name in copies.items())
 
 
-def test_verdict_is_judged_on_images_that_chose_nothing(dataset, sample):
+def test_a_run_is_evaluated_on_images_that_chose_nothing(dataset, sample):
     config = replace(CONFIG, validation_fraction=0.25, test_fraction=0.25, threshold="f1", calibrate=True)
     run, table = start("a", config, dataset, sample)
     split = run.read_table("split.csv").set_index("image").split

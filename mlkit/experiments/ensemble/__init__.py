@@ -17,7 +17,7 @@ from mlkit.experiments.ensemble.votes import Votes
 from mlkit.files import shown
 from mlkit.models.networks import Ensemble, load_model
 from mlkit.runs import Run, named_folder, outputs_root
-from mlkit.training.finish import judge
+from mlkit.training.finish import TrainedModel, finish_run
 
 
 def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False) -> Run:
@@ -67,10 +67,11 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
             for name in ("device", "ran_on")
         },
     }
-    parts = {"validation": votes.mean(votes.validation), "test": votes.mean(votes.test)}
+    outputs = {"validation": votes.mean(votes.validation), "test": votes.mean(votes.test)}
     prevalence = pd.DataFrame([facts["training_prevalence"] for facts in of_members]).astype(float).mean().to_numpy()
     # 1: the members' calibrated logits have no weight of positives in them any more
-    judge(run, network, _meta(members), parts, prevalence, parameters.get("threshold", "f1"), 1.0, facts)
+    model = TrainedModel(network, _meta(members), prevalence, pos_weight=1.0)
+    finish_run(run, model, outputs, parameters.get("threshold", "f1"), facts)
     return run
 
 
@@ -127,7 +128,7 @@ def _default_name(names: Sequence[str]) -> str:
 
 
 def _meta(members: Sequence[_Member]) -> dict[str, Any]:
-    """What model.pth says of the ensemble; `judge` adds to it."""
+    """What model.pth says of the ensemble; `finish_run` adds to it."""
     metas = [member.meta for member in members]
     each = {name: ", ".join(str(meta[name]) for meta in metas) for name in ("backbone", "weights", "loss", "epoch")}
     own = (*each, "calibration")

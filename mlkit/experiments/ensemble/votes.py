@@ -16,7 +16,7 @@ from mlkit.evaluation.calibration import Calibration, sigmoid
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.evaluation.predictions import Judged
 from mlkit.runs import Run
-from mlkit.training.finish import Predicted
+from mlkit.training.finish import Outputs
 
 MEAN = "mean of members"  # the last two rows of `Votes.beside`
 WHOLE = "ensemble"
@@ -89,12 +89,12 @@ class Votes:
         """`test`, or `validation` where no run has test images."""
         return self.test if self.test.any() else self.validation
 
-    def mean(self, cast: np.ndarray) -> Predicted:
+    def mean(self, cast: np.ndarray) -> Outputs:
         """Mean logits of the runs that have a say (`validation`, `test`), on the images on which some run has."""
         rows = np.flatnonzero(cast.any(axis=0))
         votes = cast[:, rows, None]
         logits = (self.logits[:, rows] * votes).sum(axis=0) / votes.sum(axis=0)
-        return Predicted(self.images[rows], logits, self.targets[rows])
+        return Outputs(self.images[rows], logits, self.targets[rows])
 
     def beside(self) -> pd.DataFrame:
         """Each run beside the mean of all that have a say, on the images on which it has one.
