@@ -5,14 +5,18 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlkit.errors import ClaimError, MlkitError, WriteError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MENDS = {  # errno -> what a person can do; for those that are not named, the system's own words must do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or choose a folder on another disk"),
@@ -20,6 +24,9 @@ _MENDS = {  # errno -> what a person can do; for those that are not named, the s
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another name; files and folders do not mix"),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+_WAITS = (0.01, 0.03, 0.1, 0.3, 0.6)  # seconds; whoever reads a table has it open for less
 
 
 def project_root() -> Path:
@@ -61,13 +68,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(6)}{path.suffix}")
+        name.touch(exist_ok=False)  # not by mkstemp, whose files are private: a result is as readable as any other file
+        temporary = name
         yield temporary
-        # mkstemp makes private files; a result should be as readable as any other file
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        move(temporary, path)
     except BrokenPipeError:  # of the terminal, not of the file
         raise
     except OSError as error:
@@ -75,6 +80,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder, over the file that is there; waits a moment where Windows refuses what another has open."""
+    for seconds in _WAITS:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    os.replace(source, target)
 
 
 def reason(error: OSError) -> str:
@@ -116,14 +132,26 @@ def read_json(path: Path) -> Any:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all. NaN, which JSON lacks, must have been replaced before."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    write_text(path, text + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text, whole or not at all; the same bytes on every system."""
     with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_csv(path: str | Path, table: "pd.DataFrame", **options: Any) -> None:
+    """Write a table, whole or not at all; the same bytes on every system. `options` are those of `DataFrame.to_csv`."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, lineterminator="\n", **options)
 
 
 class Claim:
-    """The right to work at something, which one process has at a time: a locked file that says who holds it.
+    """The right to work at something, which one process has at a time: a locked file, and one beside it with who holds it.
 
-    The operating system drops the lock of a process that dies, however it dies: no claim is ever left behind.
+    The operating system drops the lock of a process that dies, however it dies: no claim is ever left behind. Windows lets
+    nobody read or write the locked file itself.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -139,21 +167,21 @@ class Claim:
         from filelock import FileLock, Timeout  # costs a moment, and `mlkit --help` does without
 
         make_folder(path.parent)
-        self._path, self._lock = path, FileLock(path, timeout=0)
+        self._by, self._lock = path.with_name(f"{path.name}.by"), FileLock(path, timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
-            raise ClaimError(what, **_holder(path)) from None
-        before, own = _holder(path), {"pid": os.getpid(), "host": platform.node()}
+            raise ClaimError(what, **_holder(self._by)) from None
+        before, own = _holder(self._by), {"pid": os.getpid(), "host": platform.node()}
         if before and before["host"] != own["host"]:  # not every network file system tells other machines of a lock
             last = f"process {before['pid']} on {before['host']}"
             print(f"{what} was not given back by {last}; if that is still at work, stop one of the two")
-        path.write_text(json.dumps(own), encoding="utf-8")
+        self._by.write_text(json.dumps(own), encoding="utf-8")
 
     def release(self) -> None:
         """Give it back."""
-        with suppress(OSError):  # the folder may be gone
-            os.truncate(self._path, 0)
+        with suppress(OSError):  # the folder may be gone, or Windows refuse since somebody is reading
+            self._by.unlink()
         self._lock.release(force=True)
 
     def __enter__(self) -> "Claim":
@@ -167,11 +195,5 @@ def _holder(path: Path) -> dict[str, Any]:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return {name: holder[name] for name in ("pid", "host")}
-    except (OSError, ValueError, TypeError, KeyError):  # given back, or being written, or emptied by an older filelock
+    except (OSError, ValueError, TypeError, KeyError):  # given back, or being written
         return {}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

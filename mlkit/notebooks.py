@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError, WriteError
-from mlkit.files import make_folder, project_root, read_json, reason, resolve, shown, write_json
+from mlkit.files import make_folder, move, project_root, read_json, reason, resolve, shown, write_json
 from mlkit.parameters import check_parameters, known_parameters, notebook_path
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
@@ -330,7 +330,7 @@ def execute(
     cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
     position = 0
     # this environment's kernel, whatever else is installed or on JUPYTER_PATH
-    own = {SWITCH: "off", "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), HELD: f"{os.getpid()} {run.path}"}
+    own = {SWITCH: "off", "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), HELD: str(run.path)}
     before = {key: os.environ.get(key) for key in own}
     os.environ |= own
     with bar(total=len(cells), desc=notebook, unit="cell") as progress:
@@ -382,4 +382,4 @@ def execute(
         finally:
             for key, value in before.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
-    os.replace(partial, target)
+    move(partial, target)

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import pandas as pd
 
 from mlkit.errors import ParameterError, RunError
-from mlkit.files import Claim, atomic, digest_file, make_folder, project_root, read_json, resolve, shown, write_json
+from mlkit.files import Claim, digest_file, make_folder, project_root, read_json, resolve, shown, write_csv, write_json
 
 # Files of a run folder: who makes them, and what they are.
 FILES: dict[str, tuple[str, str]] = {
@@ -274,8 +274,7 @@ class Run:
 
     def write_table(self, file: str, table: pd.DataFrame) -> None:
         """Write a table as CSV, without its index, whole or not at all."""
-        with atomic(self.new(file)) as temporary:
-            table.to_csv(temporary, index=False)
+        write_csv(self.new(file), table, index=False)
 
     def _existing(self, file: str) -> Path:
         path = self.path / file
@@ -381,6 +380,8 @@ def named_folder(name: str) -> Path:
     reasons = {
         "it is empty": not name,
         "it holds a / or \\, or what cannot be seen": not name.isprintable() or set(name) & {"/", "\\"},
+        'it holds one of <>:"|?*, which Windows takes in no name': set(name) & set('<>:"|?*'),
+        "Windows has a device of that name": name.partition(".")[0].upper() in _DEVICES,
         "it begins with a dot or a hyphen, or ends with a dot or a space": name[:1] in (".", "-") or name[-1:] in (".", " "),
         f"it is longer than {_LONGEST} bytes": len(name.encode(errors="replace")) > _LONGEST,
         "decoded pixels lie there": name == "cache",
@@ -391,14 +392,16 @@ def named_folder(name: str) -> Path:
     return outputs_root() / name
 
 
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 _LONGEST = 200  # bytes of a name; file systems take 255, and searches add to it
 _CLAIMS: WeakValueDictionary[Path, Claim] = WeakValueDictionary()  # of this process
-HELD = "MLKIT_HELD"  # process and folder of a run: who executes notebooks in it lets their kernel train there
+HELD = "MLKIT_HELD"  # folder of a run: who executes notebooks in it lets their kernel train there, and no process below that
+_HELD = os.environ.pop(HELD, "")
 
 
 def _claimed(folder: Path) -> Claim | None:
     """This process's claim of a run folder, new or not; None in the kernel of a notebook that its holder executes."""
-    if os.environ.get(HELD) == f"{os.getppid()} {folder}":
+    if str(folder) == _HELD:
         return None
     if (claim := _CLAIMS.get(folder)) is None:
         claim = _CLAIMS[folder] = Claim(folder / "lock", shown(folder))

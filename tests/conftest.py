@@ -17,6 +17,7 @@ os.environ["MLKIT_PROGRESS"] = "off"
 
 HANG = 1800  # seconds; the one limit of all tests, against what never ends: no slow or busy machine may meet it
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals, limits and devices that Windows has in another way")
 TINY = "shufflenet_v2_x0_5"  # 0.3 million weights: for what is checked of any network
 FEW = Path(os.environ["MLKIT_OUTPUTS"]).with_name(f"{Path(os.environ['MLKIT_OUTPUTS']).name}-data")
 DATA = {"images": f"{FEW}/images", "labels": f"{FEW}/labels.csv"}

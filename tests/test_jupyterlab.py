@@ -39,7 +39,7 @@ def lab(tmp_path):
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
     command += [f"--IdentityProvider.token={token}", f"--notebook-dir={folder}", "--allow-root"]
     environment = os.environ | {"HOME": str(tmp_path), "MLKIT_PROGRESS": "on"}
-    with open(tmp_path / "lab.log", "w") as log:
+    with open(tmp_path / "lab.log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def ask(path):

@@ -105,7 +105,8 @@ def test_nbval_passes_the_committed_numbers_and_fails_a_wrong_one(wrong, tmp_pat
         for kind, text in cell.outputs[0].data.items():
             cell.outputs[0].data[kind] = text.replace("11.", "12.")
     nbformat.write(notebook, tmp_path / "copy.ipynb")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-c", "/dev/null", "copy.ipynb"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-c", "none.ini", "copy.ipynb"]
+    (tmp_path / "none.ini").touch()
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == (1 if wrong else 0), result.stdout
     assert ("mismatch" in result.stdout) == wrong

@@ -30,7 +30,7 @@ def create(name="a", fingerprint="f1", overwrite=False, **changes):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name not in ("lock", ".written"))
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("lock", "lock.by", ".written"))
 
 
 # --- create
@@ -185,7 +185,26 @@ def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    [".", "..", "a/b", "../x", "a\\b", "/tmp/x", "cache", "x" * 300, "é" * 150, "a\nb", ".hidden", "-p", "a ", "README.md"],
+    [
+        ".",
+        "..",
+        "a/b",
+        "../x",
+        "a\\b",
+        "/tmp/x",
+        "a:b",
+        "a*",
+        "nul",
+        "com1.x",
+        "cache",
+        "x" * 300,
+        "é" * 150,
+        "a\nb",
+        ".hidden",
+        "-p",
+        "a ",
+        "README.md",
+    ],
 )
 def test_a_name_is_that_of_a_plain_folder(name, outputs):
     outputs.mkdir()
@@ -245,12 +264,12 @@ def test_a_claim_is_given_back_at_the_end_and_the_other_machine_is_named(monkeyp
         with pytest.raises(ClaimError, match=f"process {os.getpid()}"):
             Claim(run / "lock", "it")
     with Claim(run / "lock", "it"):
-        holder = json.loads((run / "lock").read_text())
+        holder = json.loads((run / "lock.by").read_text())
         assert holder == {"pid": os.getpid(), "host": platform.node()}
-    (run / "lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    (run / "lock.by").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
     with Claim(run / "lock", "it"):
         assert "it was not given back by process 7 on elsewhere; if that is still at work" in capsys.readouterr().out
-        (run / "lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+        (run / "lock.by").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
         with pytest.raises(ClaimError, match="it is at work in process 7 on elsewhere"):
             Claim(run / "lock", "it")
 

@@ -98,7 +98,10 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         precision=config.precision,
     )
     samples: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=make_folder(outputs_root())) as name, _tuned_convolutions():
+    with (
+        tempfile.TemporaryDirectory(prefix=".bench-", dir=make_folder(outputs_root()), ignore_cleanup_errors=True) as name,
+        _tuned_convolutions(),
+    ):
         work = Path(name)
         count = config.count or _fitting_count(config, device)
         folder, labels, data = _images(config, count, work)
@@ -267,7 +270,7 @@ def _memory_parts(
                 bench.left_out[f"rss_{count}_mb"] = f"{config.minutes:g} minutes are too few; give more --minutes"
                 break
             started = time.monotonic()
-            with tempfile.TemporaryDirectory(dir=work) as place:
+            with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as place:
                 options = {"folder": place, "count": count, "device": config.device, "precision": config.precision}
                 figures[f"rss_{count}_mb"] = peak_rss_mb("read_cache", Path(place), **options, **common)
             seconds = time.monotonic() - started
@@ -329,7 +332,7 @@ def make_photos(folder: Path, count: int, side: int = 800) -> list[str]:
 def _processor() -> str:
     """Name of the GPU if there is one, and of the CPU."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return ", ".join([*gpu, *names[:1]]) or platform.processor() or platform.machine()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -51,11 +52,14 @@ def wall_seconds(arguments: list[str], outputs: Path) -> float:
 
 def own_peak_mb() -> float:
     """Peak resident memory of this process so far, in MB."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return float(memory.peak_wset) / (1 << 20)
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts the parent's memory too when a process was forked from a large one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) / 1024
-    import resource  # not on Windows
+    import resource  # which Windows lacks
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
@@ -110,7 +114,10 @@ def _call(arguments: list[str], outputs: Path) -> str:
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MLKIT_OUTPUTS": str(outputs)}
-    result = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    environment["PYTHONIOENCODING"] = "utf-8"
+    result = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise MlkitError(f"a part of the bench failed in its own process with exit code {result.returncode}: {last}")

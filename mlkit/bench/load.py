@@ -24,7 +24,7 @@ class Moment:
 def moment() -> Moment | None:
     """The machine now; None where there is no /proc/stat to read it from."""
     try:
-        lines = (_PROC / "stat").read_text().splitlines()
+        lines = (_PROC / "stat").read_text(encoding="utf-8").splitlines()
         user, nice, system, idle, wait, hard, soft, steal = (float(word) for word in lines[0].split()[1:9])
         (queue,) = (int(line.split()[1]) for line in lines if line.startswith("procs_running"))
         tick = os.sysconf("SC_CLK_TCK")
@@ -38,9 +38,9 @@ def _own(process: int) -> float:
     """Clock ticks of a process, of those that it started, and of those that have ended."""
     try:
         # the name, in brackets, may hold anything
-        words = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+        words = (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         tasks = (_PROC / str(process) / "task").glob("*/children")
-        children = [child for task in tasks for child in task.read_text().split()]
+        children = [child for task in tasks for child in task.read_text(encoding="utf-8").split()]
     except OSError:  # it has just ended; its parent counts it
         return 0.0
     return sum(map(float, words[11:15])) + sum(_own(int(child)) for child in children)

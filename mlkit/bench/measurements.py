@@ -120,7 +120,7 @@ class Measurements:
             train(dataset, self.config, run)
             history = run.read_table("history.csv")
             shutil.copyfile(run / "model.pth", self.model_file)
-        shutil.rmtree(self.work / "turn")
+        shutil.rmtree(self.work / "turn", ignore_errors=True)  # Windows keeps what is mapped
         # The held-out images are decoded too; the plain loop never opens them, so their share is taken out.
         decoding *= len(self.training) / len(dataset)
         first = self._seconds_per_image(history[history.epoch == 1]) * len(self.training)

@@ -39,7 +39,7 @@ def predict(options: argparse.Namespace) -> int:
     with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
         table = predictor.predict(paths, broken.append)
         if file:
-            table.to_csv(file, index=False, na_rep="NA")
+            table.to_csv(file, index=False, na_rep="NA", lineterminator="\n")
     for error in broken:
         print(f"mlkit: {error}", file=sys.stderr)
     if not options.csv:

@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
 def runs(options: argparse.Namespace) -> int:
     """Print the runs as a table, in blocks of columns as wide as the terminal, or write it whole."""
     from mlkit.experiments.comparison.overview import overview, readable
-    from mlkit.files import atomic, shown
+    from mlkit.files import shown, write_csv
     from mlkit.runs import find_runs, outputs_root
 
     found = find_runs([typed_run(run) for run in options.runs], unfinished=True)
@@ -29,8 +29,7 @@ def runs(options: argparse.Namespace) -> int:
         return 0
     table = overview(found)
     if options.csv:
-        with atomic(options.csv) as temporary:
-            table.to_csv(temporary)
+        write_csv(options.csv, table)
     else:
         width = shutil.get_terminal_size((120, 40)).columns
         print(readable(table).rename_axis(None).to_string(line_width=width))

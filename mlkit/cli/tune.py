@@ -56,7 +56,8 @@ def tune(options: argparse.Namespace) -> int:
     from mlkit.experiments.search import Tuning, use_storage
     from mlkit.experiments.search.worker import check_workers, run_workers, work
 
-    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends the workers as Ctrl-C does, and they give back their trials
+    # a closed terminal ends the workers as Ctrl-C does, and they give back their trials; SIGBREAK is Windows'
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     if options.storage:

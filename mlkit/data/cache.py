@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,7 +31,7 @@ from filelock import FileLock
 from mlkit.data.images import DECODER, decode_image, read_bytes
 from mlkit.data.memmap import MappedRows, count_rows
 from mlkit.errors import ImageError, MlkitError
-from mlkit.files import atomic, check_space, make_folder, shown
+from mlkit.files import atomic, check_space, make_folder, shown, write_csv
 from mlkit.progress import bar
 from mlkit.runs import outputs_root
 
@@ -125,8 +126,9 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
         todo = [image for image in touched if image not in renewed]
         if todo and rows > 2 * len(known):
             (path / "index.csv").unlink(missing_ok=True)  # first: it must never speak of another file's rows
-            (path / "pixels.u8").unlink()
-            todo, known = list(stats), {}
+            with suppress(PermissionError):  # Windows, where another process reads it: then it grows, until a later time
+                (path / "pixels.u8").unlink()
+                todo, known = list(stats), {}
         if touched:
             try:
                 _decode_into(path, folder, todo, stats, size, known)
@@ -145,8 +147,10 @@ def _decode_into(
     row_bytes = size * size * 3
     way_out = "free some, set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
     check_space(path.parent, len(todo) * row_bytes, "the pixel cache needs", way_out)
-    file = os.open(path / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
-    start = -(-os.fstat(file).st_size // row_bytes)  # never into a row that another process may have open
+    (path / "pixels.u8").touch()
+    file = open(path / "pixels.u8", "r+b", buffering=0)  # noqa: SIM115, closed below
+    start = -(-file.seek(0, os.SEEK_END) // row_bytes)  # never into a row that another process may have open
+    writing = threading.Lock()  # a file has one position; to write at another (os.pwrite) is not in Windows
 
     def decode(image: str, row: int) -> tuple[str, Entry]:
         digest = problem = ""
@@ -154,8 +158,10 @@ def _decode_into(
             data = read_bytes(folder / image)
             digest = _digest(data)
             pixels = decode_image(data, folder / image, size)
-            if os.pwrite(file, pixels.tobytes(), row * row_bytes) < row_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with writing:
+                file.seek(row * row_bytes)
+                if file.write(pixels.tobytes()) < row_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
         return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem)
@@ -175,14 +181,13 @@ def _decode_into(
         try:
             _commit(path, file, known)
         finally:
-            os.close(file)
+            file.close()
 
 
-def _commit(path: Path, file: int, known: dict[str, Entry]) -> None:
-    os.fsync(file)  # pixels before the index that vouches for them
+def _commit(path: Path, file: IO[bytes], known: dict[str, Entry]) -> None:
+    os.fsync(file.fileno())  # pixels before the index that vouches for them
     records: list[dict[str, Any]] = [{"image": image, **vars(entry)} for image, entry in known.items()]
-    with atomic(path / "index.csv") as temporary:
-        pd.DataFrame(records, columns=list(_COLUMNS)).to_csv(temporary, index=False)
+    write_csv(path / "index.csv", pd.DataFrame(records, columns=list(_COLUMNS)), index=False)
 
 
 def _read_index(path: Path, rows: int) -> dict[str, Entry]:

@@ -104,9 +104,9 @@ def write_labels(labels: pd.DataFrame, path: str | Path) -> None:
             if suffix == ".parquet":
                 table.reset_index().to_parquet(temporary, index=False)
             elif suffix == ".txt":
-                table.to_csv(temporary, sep=" ", na_rep="NA", header=False, quoting=csv.QUOTE_NONE)
+                table.to_csv(temporary, sep=" ", na_rep="NA", header=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
             else:
-                table.to_csv(temporary, sep=_SEPARATORS[suffix], na_rep="NA")
+                table.to_csv(temporary, sep=_SEPARATORS[suffix], na_rep="NA", lineterminator="\n")
     except UnicodeEncodeError as error:
         raise LabelError(f"{shown(path)}: {error.object!r} cannot be written as UTF-8; rename it") from None
 

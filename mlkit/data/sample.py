@@ -7,7 +7,6 @@ data/sample/
 """
 
 import colorsys
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
-from mlkit.files import make_folder, resolve
+from mlkit.files import make_folder, move, resolve
 from mlkit.progress import bar
 
 ATTRIBUTES = {"sleeves": 0.88, "plain": 0.80, "long": 0.50, "bag": 0.08}  # name -> prevalence
@@ -70,7 +69,7 @@ def make_sample(folder: str | Path, count: int = COUNT, seed: int = 0) -> None:
         for table, file in ((labels, "labels.csv"), (truth, "truth.csv")):
             rows = np.vstack([table, [[1, 1, 0, 0]]])
             write_labels(from_codes(rows, [*names, missing], ATTRIBUTES), Path(work, "whole", file))
-        os.rename(Path(work, "whole"), folder)
+        move(Path(work, "whole"), folder)
 
 
 def draw_garment(truth: np.ndarray, rng: np.random.Generator) -> Image.Image:

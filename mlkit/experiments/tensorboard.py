@@ -48,7 +48,7 @@ def serve(patterns: Sequence[str] = (), port: int | None = None) -> None:
         RunError: if a name is no run, or nothing matches a pattern.
         MlkitError: if the port cannot be had.
     """
-    with tempfile.TemporaryDirectory(prefix="mlkit-tensorboard-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlkit-tensorboard-", ignore_cleanup_errors=True) as folder:
         board = Board(Path(folder), patterns)
         board.update()
         logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that begins anew

@@ -71,7 +71,7 @@ class Stages:
 class Activations:
     """Outputs of the lower stage for all images of a data set, computed once; `batch` serves them in place of pixels.
 
-    They lie in a file below `folder` that goes with the process, and are read through a memory map.
+    They lie in a file in `folder` that goes with the process, and are read through a memory map.
 
     Raises:
         MlkitError: if the disk has no room for them.
@@ -81,23 +81,25 @@ class Activations:
     def __init__(self, dataset: MultiLabelDataset, stages: Stages, folder: Path) -> None:
         self.targets = dataset.targets
         stages.network.eval()
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".activations-") as work:
-            path = Path(work, "rows")
-            with open(path, "wb") as file, bar(total=len(dataset), desc="computing activations", unit="image") as progress:
-                for chosen in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _BATCH)):
-                    pixels = dataset.batch(chosen)[0].to(stages.device.device)
-                    outputs = stages.activations(pixels).cpu()
-                    if outputs.ndim == 4:  # the layout in which the next convolution wants them
-                        outputs = outputs.permute(0, 2, 3, 1)
-                    outputs = outputs.contiguous()
-                    if not file.tell():
-                        self._shape, self._dtype = outputs.shape[1:], outputs.dtype
-                        row_bytes = outputs[0].nbytes
-                        way_out = "free some, or freeze more layers"
-                        check_space(folder, len(dataset) * row_bytes, "the activations need", way_out)
-                    file.write(outputs.view(torch.uint8).numpy().tobytes())
-                    progress.update(len(chosen))
-            self._rows = MappedRows(path, row_bytes)  # stays readable after its name is gone
+        with (
+            tempfile.TemporaryFile(dir=folder, prefix=".activations-") as file,
+            bar(total=len(dataset), desc="computing activations", unit="image") as progress,
+        ):
+            for chosen in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _BATCH)):
+                pixels = dataset.batch(chosen)[0].to(stages.device.device)
+                outputs = stages.activations(pixels).cpu()
+                if outputs.ndim == 4:  # the layout in which the next convolution wants them
+                    outputs = outputs.permute(0, 2, 3, 1)
+                outputs = outputs.contiguous()
+                if not file.tell():
+                    self._shape, self._dtype = outputs.shape[1:], outputs.dtype
+                    row_bytes = outputs[0].nbytes
+                    way_out = "free some, or freeze more layers"
+                    check_space(folder, len(dataset) * row_bytes, "the activations need", way_out)
+                file.write(outputs.view(torch.uint8).numpy().tobytes())
+                progress.update(len(chosen))
+            file.flush()
+            self._rows = MappedRows(file, row_bytes)  # stays readable after the file is closed, and thereby deleted
 
     def __len__(self) -> int:
         return len(self.targets)

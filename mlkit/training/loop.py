@@ -80,7 +80,7 @@ def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> p
     """The learning-rate range test of a configuration, see `step.learning_rate_range`; leaves nothing behind."""
     device = choose_device(config.device, config.precision, config.image_size)
     training = np.flatnonzero(split_dataset(dataset, config) == "train")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is mapped
         return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
 
 

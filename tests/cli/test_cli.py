@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import POSIX
 from sklearn.metrics import average_precision_score
 
 from mlkit.cli import main
@@ -128,7 +129,7 @@ def given(*arguments):
 
 def test_what_is_typed_is_relative_to_the_person_and_what_is_in_a_file_to_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("own.yaml").write_text("images: photos\nlabels: photos/labels.csv\nweights: w.pth\n")
+    Path("own.yaml").write_text("images: photos\nlabels: photos/labels.csv\nweights: w.pth\n", encoding="utf-8")
     assert given("-f", "own.yaml")["images"] == "photos"
     assert given("-f", "own.yaml")["weights"] == "w.pth"
     typed = given("-f", "own.yaml", "-p", "images", "photos", "-p", "image", "photos/7.jpg", "-p", "weights", "./w.pth")
@@ -177,13 +178,14 @@ def run_command(*arguments, **options):
     return subprocess.run([sys.executable, "-m", "mlkit", *arguments], text=True, stderr=subprocess.PIPE, **options)
 
 
+@POSIX
 def test_output_that_takes_no_more_is_no_traceback():
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does once it has enough
     closed = run_command("runs", stdout=writing)
     os.close(writing)
     assert (closed.returncode, closed.stderr) == (141, "")
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "wb") as full:
         failed = run_command("runs", stdout=full)
     assert failed.returncode == 1
     assert (

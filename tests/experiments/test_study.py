@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import HANG
+from conftest import HANG, POSIX
 from PIL import Image
 
 from mlkit import cli
@@ -241,13 +241,14 @@ def test_other_settings_data_groups_and_weights_are_other_cells(truth, tmp_path)
 
 def fake(study, cell, truth, groups, folder):
     """In place of a training: writes down who worked."""
-    with open(folder.parent.parent / "log.txt", "a") as log:
+    with open(folder.parent.parent / "log.txt", "a", encoding="utf-8") as log:
         log.write(f"{os.getpid()} {cell}\n")
     study_module.time.sleep(0.02)
     mean = 0.5 + 0.1 * (cell.method == "asl") + 0.01 * cell.seed
     return {**vars(cell), "known": cell.fraction, "mAP": mean, "best_epoch": 1.0, "seconds": 0.0}
 
 
+@POSIX
 def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monkeypatch):
     monkeypatch.setattr(study_module, "_compute", fake)
     study = replace(STUDY, seeds=list(range(8)))

@@ -15,7 +15,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import HANG, wait_for
+from conftest import HANG, POSIX, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -260,6 +260,7 @@ def test_help_and_import_load_no_tensorboard():
     assert result.stdout.splitlines()[-1] == "set()"
 
 
+@POSIX
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_command_serves_the_curves_follows_the_runs_and_ends_well(tmp_path, end):
     begin("a", 2)

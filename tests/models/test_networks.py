@@ -1,5 +1,3 @@
-import resource
-
 import pytest
 import torch
 from torch import nn
@@ -104,6 +102,7 @@ def test_bf16_agrees_with_float32_and_gives_float32_logits():
 
 
 def test_a_full_disk_is_said_as_such(tmp_path):
+    resource = pytest.importorskip("resource")  # POSIX
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a disk that takes no more
     try:

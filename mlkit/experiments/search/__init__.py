@@ -263,10 +263,11 @@ def storage_name() -> str:
 
 def _storage(folder: Path) -> "BaseStorage":
     from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     if not (address := os.environ.get(STORAGE)):
-        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+        journal = str(folder / "journal.log")
+        return JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))  # Windows has links for few
     try:
         return RDBStorage(address)
     except Exception as error:  # whatever the database's driver raises, or that there is none

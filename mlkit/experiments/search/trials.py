@@ -8,7 +8,7 @@ import yaml
 
 from mlkit.errors import ParameterError
 from mlkit.experiments.search import Tuning, marks_of, values_of
-from mlkit.files import atomic
+from mlkit.files import write_csv, write_text
 
 _FEWEST = 4  # trials that say something about importance
 
@@ -54,8 +54,7 @@ def trials(tuning: Tuning) -> pd.DataFrame:
         "error",
     ]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).set_index("trial")
-    with atomic(tuning.folder / "trials.csv") as temporary:
-        table.to_csv(temporary)
+    write_csv(tuning.folder / "trials.csv", table)
     return table
 
 
@@ -102,8 +101,7 @@ def write_best(tuning: Tuning) -> Path:
     """Write best.yaml, all parameters with those that vary at their best, for `mlkit run -f`."""
     path = tuning.folder / "best.yaml"
     text = yaml.safe_dump(tuning.parameters | best(tuning), sort_keys=False, allow_unicode=True)
-    with atomic(path) as temporary:
-        temporary.write_text(f"# The best settings of the search {tuning.name}.\n{text}", encoding="utf-8")
+    write_text(path, f"# The best settings of the search {tuning.name}.\n{text}")
     return path
 
 

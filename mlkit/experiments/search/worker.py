@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
         MlkitError: if a process failed or was killed, once the others have ended; or for SQLite and several workers.
     """
     check_workers(workers)
-    environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"]
     waiting, before = tuning.waiting(), {trial.number for trial in tuning.abandoned()}
     workers = min(workers, waiting)
@@ -42,8 +42,10 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
             env=environment | _share(number, workers),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # an interruption reaches them through this process, once
+            encoding="utf-8",
+            # apart, so that an interruption reaches them through this process, once; the second is Windows' word for it
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         for number in range(workers)
     ]
@@ -63,10 +65,13 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
             return line
 
         try:
-            last = list(executor.map(follow, processes))
+            followed = [executor.submit(follow, process) for process in processes]
+            while wait(followed, timeout=1).not_done:  # in short turns: in Windows nothing interrupts a wait without end
+                pass
+            last = [one.result() for one in followed]
         except KeyboardInterrupt:
             for process in processes:
-                process.send_signal(signal.SIGINT)  # each gives its trial back
+                process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))  # each gives its trial back
             raise
     failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
     if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:

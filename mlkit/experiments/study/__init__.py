@@ -32,7 +32,7 @@ from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.experiments.study.findings import BASELINE, FULL
 from mlkit.experiments.study.grid import Cell, Study
 from mlkit.experiments.study.hiding import hide
-from mlkit.files import Claim, atomic, make_folder, read_json, shown, write_json
+from mlkit.files import Claim, make_folder, read_json, shown, write_csv, write_json
 from mlkit.losses import get_loss
 from mlkit.models.device import choose_device
 from mlkit.progress import bar, say
@@ -164,8 +164,7 @@ def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
     """The finished cells as a table, which is also written to results.csv."""
     rows = [_read(file) for file in files.values() if file.exists()]
     table = pd.DataFrame(rows).astype({"seed": int, "best_epoch": int})
-    with atomic(folder / "results.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_csv(folder / "results.csv", table, index=False)
     return table
 
 
