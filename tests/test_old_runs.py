@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mlkit.cli import main
-from mlkit.evaluation.predictions import Judged
+from mlkit.evaluation.predictions import Predictions
 from mlkit.inference.predictor import Predictor
 from mlkit.runs import Run, list_runs
 
@@ -28,10 +28,10 @@ def test_old_runs_are_listed_and_read(old, capsys):
     assert main(["runs"]) == 0
     assert "old0" in capsys.readouterr().out
     assert [run.name for run in list_runs()] == ["old0", "old1"]
-    judged = Judged.read(Run.open("old0"))
-    assert judged.attributes == ["sleeves", "plain", "long", "bag"]
+    predicted = Predictions.read(Run.open("old0"))
+    assert predicted.attributes == ["sleeves", "plain", "long", "bag"]
     mean = Run.open("old0").read_json("metrics.json")["mean"]["AP"]
-    assert judged.evaluate().AP.mean() == pytest.approx(mean)
+    assert predicted.evaluate().AP.mean() == pytest.approx(mean)
 
 
 def test_old_model_says_what_it_said(old):

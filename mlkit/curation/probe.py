@@ -105,7 +105,7 @@ def linear_head(run: Run) -> pd.DataFrame:
         RunError: if the run is not finished. MlkitError: if its data or weights are not there any more.
     """
     facts, made = run.read_json("metrics.json"), run.config()
-    settings, judged_on = made["parameters"], facts["judged_on"]
+    settings, evaluated_on = made["parameters"], facts["judged_on"]
     none = pd.DataFrame({"AP": np.nan}, pd.Index(facts["attributes"], name="attribute"))
     if run.members:
         return none
@@ -122,11 +122,11 @@ def linear_head(run: Run) -> pd.DataFrame:
         if "config" in kept and (kept.pop("config") == identity).all():
             return kept
     split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
-    training, judged = (split == "train").to_numpy(), (split == judged_on).to_numpy()
+    training, evaluated = (split == "train").to_numpy(), (split == evaluated_on).to_numpy()
     inputs = features(dataset, settings["backbone"], settings["weights"], settings["device"], seed=settings["seed"])
-    probabilities = probe(inputs, dataset.labels, training, rows=judged)
+    probabilities = probe(inputs, dataset.labels, training, rows=evaluated)
     prevalence = label_counts(dataset.labels[training]).prevalence.to_numpy()
-    table = evaluate(probabilities, dataset.targets.numpy()[judged], dataset.attributes, prevalence)
+    table = evaluate(probabilities, dataset.targets.numpy()[evaluated], dataset.attributes, prevalence)
     run.write_table("linear_head.csv", table.assign(config=identity).reset_index())
     return table
 

@@ -273,7 +273,7 @@ def gallery(images: Sequence[np.ndarray | None], table: pd.DataFrame, title: str
 
     Args:
         images: pixels, None where the file cannot be read any more.
-        table: one row per image, as `report.mistakes`: attribute, target, probability.
+        table: one row per image, as `predictions.mistakes`: attribute, target, probability.
         title: of the figure.
         across: images side by side.
     """

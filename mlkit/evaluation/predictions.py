@@ -27,7 +27,7 @@ WITHOUT_A_MODEL = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predictions:
     """What a run predicted for the images that judge it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Judged:
         targets: int8 (images, attributes) of 1, 0 and -1 for unknown.
         thresholds: (attributes,), chosen on the validation images.
         prevalence: (attributes,), share of positives among the known training cells; 0.5 where there were none.
-        judging: of an ensemble, which of its members had a say on which images, in words.
+        votes: of an ensemble, which of its members had a say on which images, in words.
     """
 
     run: Run
@@ -53,10 +53,10 @@ class Judged:
     targets: np.ndarray
     thresholds: np.ndarray
     prevalence: np.ndarray
-    judging: str = ""
+    votes: str = ""
 
     @classmethod
-    def read(cls, run: Run, split: str = "") -> "Judged":
+    def read(cls, run: Run, split: str = "") -> "Predictions":
         """Read the predictions of a finished run, for the images that judge it or (`split`) for "validation", say.
 
         Raises:
@@ -86,13 +86,13 @@ class Judged:
             targets=np.where(np.isnan(targets) | np.isnan(probabilities), -1, targets).astype(np.int8),
             thresholds=np.array([row["threshold"] for row in facts["attributes"].values()], np.float64),
             prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
-            judging=facts.get("judging", ""),
+            votes=facts.get("judging", ""),
         )
 
     def __str__(self) -> str:
         known = int((self.targets >= 0).sum())
         text = f"{self.run}: {len(self.images)} {self.split} images, {known} of {self.targets.size} cells known"
-        text += f"\n{self.judging}" if self.judging else ""
+        text += f"\n{self.votes}" if self.votes else ""
         if self.split != "test":
             text += (
                 "\nThe run has no test images: these chose the best epoch, the calibration and the thresholds, and all "
@@ -105,7 +105,7 @@ class Judged:
         """Probabilities (images, attributes) as the network gives them, before calibration."""
         return sigmoid(self.logits)
 
-    def only(self, images: list[str]) -> "Judged":
+    def only(self, images: list[str]) -> "Predictions":
         """The same for some of the images, in the order given."""
         rows = pd.Index(self.images).get_indexer(pd.Index(images))
         logits, probabilities, targets = (part[rows] for part in (self.logits, self.probabilities, self.targets))
@@ -128,11 +128,11 @@ class Judged:
         return intervals.above_chance(self.probabilities, self.targets, self.attributes, permutations)
 
 
-def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = None) -> pd.DataFrame:
+def summary(predicted: Predictions, bounds: pd.DataFrame, head: pd.DataFrame | None = None) -> pd.DataFrame:
     """All figures per attribute, with intervals and beside them what no model is needed for; the macro mean last.
 
     Args:
-        judged: the predictions.
+        predicted: the predictions.
         bounds: their `intervals.jackknife`.
         head: `probe.linear_head` of the run, whose AP stands beside the run's.
 
@@ -140,8 +140,8 @@ def summary(judged: Judged, bounds: pd.DataFrame, head: pd.DataFrame | None = No
         One row per attribute, and `intervals.MEAN`: positives, negatives, unknown, threshold, `metrics.FIGURES`; NAME_low
         and NAME_high of each figure in `bounds`; and the baselines named in `WITHOUT_A_MODEL`.
     """
-    table = judged.evaluate()
-    table.insert(2, "unknown", (judged.targets < 0).sum(axis=0))
+    table = predicted.evaluate()
+    table.insert(2, "unknown", (predicted.targets < 0).sum(axis=0))
     both = (table.positives > 0) & (table.negatives > 0)
     table["chance_ROC_AUC"] = np.where(both, 0.5, np.nan)
     table["always_yes_F1"] = (2 * table.prevalence / (1 + table.prevalence)).where(both)
@@ -183,23 +183,23 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return text.drop(columns="chance_ROC_AUC")  # always 0.5
 
 
-def mistakes(judged: Judged) -> pd.DataFrame:
+def mistakes(predicted: Predictions) -> pd.DataFrame:
     """Known cells whose decision is wrong, the most confident first.
 
     Returns:
         Columns image, attribute, target, probability, threshold, confidence: the probability that the model gave to the
         wrong answer.
     """
-    decisions = judged.probabilities >= judged.thresholds
-    row, column = np.nonzero((judged.targets >= 0) & (decisions != (judged.targets == 1)))
-    target, probability = judged.targets[row, column], judged.probabilities[row, column]
+    decisions = predicted.probabilities >= predicted.thresholds
+    row, column = np.nonzero((predicted.targets >= 0) & (decisions != (predicted.targets == 1)))
+    target, probability = predicted.targets[row, column], predicted.probabilities[row, column]
     table = pd.DataFrame(
         {
-            "image": np.array(judged.images, dtype=object)[row],
-            "attribute": np.array(judged.attributes, dtype=object)[column],
+            "image": np.array(predicted.images, dtype=object)[row],
+            "attribute": np.array(predicted.attributes, dtype=object)[column],
             "target": target,
             "probability": probability,
-            "threshold": judged.thresholds[column],
+            "threshold": predicted.thresholds[column],
             "confidence": np.abs(probability - target),
         }
     )
@@ -218,7 +218,7 @@ def read_images(run: Run, images: list[str]) -> list[np.ndarray | None]:
     return found
 
 
-def missingness(judged: Judged) -> pd.DataFrame:
+def unknown_cells(predicted: Predictions) -> pd.DataFrame:
     """Does the model see the unknown cells as it sees the known ones? A check of whether labels are missing at random.
 
     Returns:
@@ -226,16 +226,16 @@ def missingness(judged: Judged) -> pd.DataFrame:
         known) and its standard error. A difference of more than two standard errors speaks against missing at random.
     """
     rows = []
-    for y, p in zip(judged.targets.T, judged.probabilities.T, strict=True):
+    for y, p in zip(predicted.targets.T, predicted.probabilities.T, strict=True):
         known, unknown = p[y >= 0], p[y < 0]
         means = [part.mean() if len(part) else np.nan for part in (known, unknown)]
         variances = [part.var(ddof=1) / len(part) if len(part) > 1 else np.nan for part in (known, unknown)]
         rows.append([len(known), len(unknown), *means, means[1] - means[0], np.sqrt(sum(variances))])
     columns = ["known", "unknown", "predicted_known", "predicted_unknown", "difference", "standard_error"]
-    return pd.DataFrame(rows, pd.Index(judged.attributes, name="attribute"), columns)
+    return pd.DataFrame(rows, pd.Index(predicted.attributes, name="attribute"), columns)
 
 
-def align(first: Judged, second: Judged) -> tuple[Judged, Judged]:
+def align(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
     """Two runs on the images that judge both, matched by name, with the attributes in the order of the first.
 
     An image that judges both was trained on by neither.
@@ -269,21 +269,21 @@ def align(first: Judged, second: Judged) -> tuple[Judged, Judged]:
     return first.only(images), two
 
 
-def remarks(one: Judged, two: Judged) -> list[str]:
+def remarks(one: Predictions, two: Predictions) -> list[str]:
     """Sentences on what makes a comparison of two runs, as `align` gives them, less than plain."""
     sentences = []
     if relabelled := int((one.targets != two.targets).sum()):
         sentences.append(f"The labels differ in {relabelled} cells; those of {one.run} judge both.")
-    folders = [resolve(judged.run.config()["parameters"]["images"]) for judged in (one, two)]
+    folders = [resolve(predicted.run.config()["parameters"]["images"]) for predicted in (one, two)]
     if folders[0] != folders[1]:
         sentences.append(f"The images come from {shown(folders[0])} and {shown(folders[1])}, matched by name.")
-    for judged in (one, two):
-        if judged.split != "test":
-            sentences.append(f"{judged.run} has no test images: these chose its epoch and thresholds, which flatters it.")
+    for predicted in (one, two):
+        if predicted.split != "test":
+            sentences.append(f"{predicted.run} has no test images: these chose its epoch and thresholds, which flatters it.")
     return sentences
 
 
-def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
+def in_common(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions, str]:
     """Two runs on the images that judge both, and a sentence on what was matched.
 
     The labels of the first judge both, on the attributes that both can be judged on.
@@ -292,7 +292,7 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
         RunError: if the runs have other attributes, or no image in common.
     """
     one, two = align(first, second)
-    targets = judged_by_all([one, two])
+    targets = shared_targets([one, two])
     note = (
         f"{len(one.images)} images judge both ({len(first.images)} judge {first.run}, {len(second.images)} {second.run}), "
         f"over {both_classes(targets)} of {len(one.attributes)} attributes."
@@ -300,7 +300,7 @@ def in_common(first: Judged, second: Judged) -> tuple[Judged, Judged, str]:
     return replace(one, targets=targets), replace(two, targets=targets), " ".join([note, *remarks(one, two)])
 
 
-def judged_by_all(runs: Sequence[Judged]) -> np.ndarray:
+def shared_targets(runs: Sequence[Predictions]) -> np.ndarray:
     """Labels of the first run, unknown where one of the runs has no answer: an attribute that it never saw in training."""
     lacking = np.any([np.isnan(one.probabilities) for one in runs], axis=0)
     return np.where(lacking, np.int8(-1), runs[0].targets)
@@ -311,7 +311,7 @@ def both_classes(targets: np.ndarray) -> int:
     return int(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).sum())
 
 
-def compare(first: Judged, second: Judged, level: float = 0.95) -> pd.DataFrame:
+def compare(first: Predictions, second: Predictions, level: float = 0.95) -> pd.DataFrame:
     """Paired differences `first - second` with intervals, of what `in_common` gave; see `intervals.compare`."""
     return intervals.compare(
         first.probabilities,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.evaluation import intervals, metrics
-from mlkit.evaluation.predictions import Judged
+from mlkit.evaluation.predictions import Predictions
 from mlkit.experiments.trainings import train_all
 from mlkit.runs import Run, named_folder
 from mlkit.training.config import TrainConfig
@@ -38,17 +38,17 @@ def cross_validate(
         RunError: if a folder holds another run.
     """
     configs = {f"{name}-fold{fold}": replace(config, fold=fold) for fold in range(config.folds)}
-    judged = [Judged.read(run) for run in train_all(dataset, configs, data, overwrite)]
+    predicted = [Predictions.read(run) for run in train_all(dataset, configs, data, overwrite)]
     folder = Run(named_folder(f"{name}-folds"))
-    table = over_folds(judged)
-    parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in judged]
+    table = over_folds(predicted)
+    parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in predicted]
     predictions = pd.concat(part.assign(split=f"fold{fold}") for fold, part in enumerate(parts))
     folder.write_table("predictions.csv", predictions.rename(columns={"split": "fold"}))
     folder.write_table("folds.csv", table.reset_index())
     return table
 
 
-def over_folds(judged: list[Judged], level: float = 0.95) -> pd.DataFrame:
+def over_folds(predicted: list[Predictions], level: float = 0.95) -> pd.DataFrame:
     """Each figure over the folds, and on all out-of-fold predictions in one pool.
 
     The deviation over folds is how far one training and its test images move a figure. It is not the standard error of the
@@ -56,7 +56,7 @@ def over_folds(judged: list[Judged], level: float = 0.95) -> pd.DataFrame:
     different models together; their interval is for other images, not for other trainings.
 
     Args:
-        judged: one per fold, of the same attributes.
+        predicted: one per fold, of the same attributes.
         level: of the interval, see `intervals.jackknife`.
 
     Returns:
@@ -64,7 +64,7 @@ def over_folds(judged: list[Judged], level: float = 0.95) -> pd.DataFrame:
         (`attrs["over"]` says how many of how many), of the pool over those that the pool could; columns mean, deviation,
         folds (in how many the figure is defined), pooled, low, high; the last three for `intervals.FIGURES`.
     """
-    tables = [one.evaluate() for one in judged]
+    tables = [one.evaluate() for one in predicted]
     every = np.logical_and.reduce([(table.positives > 0) & (table.negatives > 0) for table in tables])
     for table in tables:
         table.loc[intervals.MEAN] = metrics.macro(table[every])
@@ -74,10 +74,10 @@ def over_folds(judged: list[Judged], level: float = 0.95) -> pd.DataFrame:
     over = pd.DataFrame({name: part.T.stack() for name, part in parts.items()})
     over.index.names = ["figure", "attribute"]
     pooled = intervals.jackknife(
-        np.concatenate([one.probabilities for one in judged]),
-        np.concatenate([one.targets for one in judged]),
-        judged[0].attributes,
-        np.concatenate([np.tile(one.thresholds, (len(one.images), 1)) for one in judged]),  # each fold decides by its own
+        np.concatenate([one.probabilities for one in predicted]),
+        np.concatenate([one.targets for one in predicted]),
+        predicted[0].attributes,
+        np.concatenate([np.tile(one.thresholds, (len(one.images), 1)) for one in predicted]),  # each fold decides by its own
         level,
     )
     over = over.join(pooled.rename(columns={"value": "pooled"}))

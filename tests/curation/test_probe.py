@@ -106,9 +106,9 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     data = {"images": str(sample / "images"), "labels": str(labels), "minus_one": "error", "strict": False}
     dataset = MultiLabelDataset.from_files(**data, image_size=32)
     run = Run.create("a", config.parameters(**data), dataset.fingerprint)
-    judged = train(dataset, config, run)
+    figures = train(dataset, config, run)
     table = linear_head(run)
-    assert table.positives.tolist() == judged.positives.tolist()
+    assert table.positives.tolist() == figures.positives.tolist()
     split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
     inputs = features(dataset, "resnet18", "none", seed=config.seed)
     again = probe(inputs, dataset.labels, (split == "train").to_numpy(), rows=(split == "test").to_numpy())

@@ -44,10 +44,10 @@ def test_what_is_left_without_an_image_equals_the_figures_of_the_others(decimals
 def test_values_are_those_of_evaluate_and_lie_within_their_intervals():
     p, y = simulate()
     table = jackknife(p, y, NAMES)
-    judged = evaluate(p, y, NAMES, np.full(4, 0.5))
+    figures = evaluate(p, y, NAMES, np.full(4, 0.5))
     for figure in FIGURES:
-        np.testing.assert_allclose(table.loc[figure].value[NAMES], judged[figure])
-        assert table.loc[(figure, MEAN), "value"] == pytest.approx(macro(judged)[figure])
+        np.testing.assert_allclose(table.loc[figure].value[NAMES], figures[figure])
+        assert table.loc[(figure, MEAN), "value"] == pytest.approx(macro(figures)[figure])
     assert ((table.low < table.value) & (table.value < table.high)).all()
 
 

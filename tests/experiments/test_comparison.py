@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from mlkit.cli import main
 from mlkit.errors import RunError
 from mlkit.evaluation import intervals
-from mlkit.evaluation.predictions import Judged
+from mlkit.evaluation.predictions import Predictions
 from mlkit.experiments import trainings as sweep
 from mlkit.experiments.comparison import plots
 from mlkit.experiments.comparison.conclusion import answer, architectures
@@ -202,7 +202,7 @@ def test_ranking_goes_by_validation_and_judges_on_the_test_images():
     table = compared.ranking()
     assert list(table.index) == ["chosen", "good", "bad"]
     np.testing.assert_allclose(table.mAP, [mean_ap(runs[1]), mean_ap(runs[0]), mean_ap(runs[2])])
-    own = Judged.read(runs[0]).bounds().loc[("AP", intervals.MEAN)]
+    own = Predictions.read(runs[0]).bounds().loc[("AP", intervals.MEAN)]
     np.testing.assert_allclose(table.loc["good", ["low", "high"]].astype(float), own[["low", "high"]].astype(float))
     assert table.difference["good"] == pytest.approx(table.mAP["good"] - table.mAP["chosen"])
     assert table.loc["chosen", ["difference", "difference_low", "difference_high"]].isna().all()
@@ -212,7 +212,7 @@ def test_ranking_goes_by_validation_and_judges_on_the_test_images():
 def test_run_that_a_search_gave_up_is_named_and_left_out():
     runs = [make_run("whole", 2), make_run("other"), make_run("half", 3, facts={"stopped": PRUNED})]
     compared = Comparison.of(runs)
-    assert set(compared.judged) == {"whole", "other"}
+    assert set(compared.predicted) == {"whole", "other"}
     assert "left out: half: a search gave it up (stopped early: pruned, after epoch 2)" in str(compared)
 
 
@@ -220,9 +220,9 @@ def test_differences_are_paired_and_widened_for_their_number():
     runs = [make_run(f"r{i}", 1 + i / 5, validation=0.9 - i / 10) for i in range(5)]
     compared = Comparison.of(runs, level=0.9)
     row = compared.ranking().iloc[2]
-    pairs = [compared.judged[name].probabilities for name in ("r2", "r0")]
+    pairs = [compared.predicted[name].probabilities for name in ("r2", "r0")]
     alone, among_four = (
-        intervals.compare(*pairs, compared.judged["r0"].targets, NAMES, level=level).loc[("AP", intervals.MEAN)]
+        intervals.compare(*pairs, compared.predicted["r0"].targets, NAMES, level=level).loc[("AP", intervals.MEAN)]
         for level in (0.9, 1 - 0.1 / 4)
     )
     np.testing.assert_allclose(row[["difference", "difference_low", "difference_high"]].astype(float), among_four)
@@ -241,7 +241,7 @@ def test_unknown_cells_have_no_influence():
     np.testing.assert_array_equal(changed.moved, clean.moved)
     np.testing.assert_array_equal(changed.bounds, clean.bounds)
     # and what an image moves the mAP by equals scikit-learn's on the known cells of the others
-    one = clean.judged["one"]
+    one = clean.predicted["one"]
     for image, moved in enumerate(clean.moved[:5, 0]):
         y, p = np.delete(one.targets, image, 0), np.delete(one.probabilities, image, 0)
         expected = [average_precision_score(y[y[:, i] >= 0, i], p[y[:, i] >= 0, i]) for i in range(3)]
@@ -258,8 +258,8 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason():
     ]
     partly = make_run("partly", images=[*IMAGES[20:], "300.jpg"])
     compared = Comparison.of([best, *others, partly])
-    assert list(compared.judged) == ["best", "partly"]
-    assert all(one.images == IMAGES[20:] for one in compared.judged.values())
+    assert list(compared.predicted) == ["best", "partly"]
+    assert all(one.images == IMAGES[20:] for one in compared.predicted.values())
     assert set(compared.left_out) == {"elsewhere", "hardly", "fewer", "old"}
     text = str(compared)
     assert "left out: elsewhere: " in text
@@ -328,7 +328,7 @@ def test_clean_pairs_recover_what_a_parameter_does():
     assert rate.difference == pytest.approx(np.mean([ap[f"0.001-{other}"] - ap[f"0.01-{other}"] for other in others]))
     assert rate.low < rate.difference < rate.high < 0
     assert rate.remark == ""
-    weights = np.array([(1 if name.startswith("0.001") else -1) / 4 for name in compared.judged])
+    weights = np.array([(1 if name.startswith("0.001") else -1) / 4 for name in compared.predicted])
     np.testing.assert_allclose([rate.low, rate.high], compared.contrast(weights, 2)[1:])  # two clean comparisons
     deviation, count = seed_deviation(compared)
     groups = pd.Series(ap).groupby([name[:-2] for name in ap])

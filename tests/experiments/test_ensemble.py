@@ -14,10 +14,10 @@ from mlkit.cli import main
 from mlkit.curation.probe import linear_head
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError, RunError, WeightsError
-from mlkit.evaluation import predictions as report
+from mlkit.evaluation import predictions
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.intervals import MEAN
-from mlkit.evaluation.predictions import Judged
+from mlkit.evaluation.predictions import Predictions
 from mlkit.experiments.ensemble import build_ensemble
 from mlkit.experiments.ensemble.votes import ENOUGH, Votes
 from mlkit.experiments.folds import cross_validate
@@ -93,23 +93,23 @@ def test_model_gives_the_mean_of_the_members_calibrated_logits_by_which_it_was_j
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     split = run.read_table("split.csv").set_index("image").split
     for side in ("validation", "test"):
-        judged = Judged.read(run, side)
-        assert judged.images == list(split.index[split == side])
-        rows = dataset.labels.index.get_indexer(judged.images)
-        np.testing.assert_allclose(judged.logits, logits[rows], rtol=1e-4, atol=1e-5)
-        assert (judged.logits.std(axis=0) > 1e-3).all(), "logits that are all the same would prove nothing"
-        np.testing.assert_array_equal(judged.targets, dataset.targets.numpy()[rows])
+        predicted = Predictions.read(run, side)
+        assert predicted.images == list(split.index[split == side])
+        rows = dataset.labels.index.get_indexer(predicted.images)
+        np.testing.assert_allclose(predicted.logits, logits[rows], rtol=1e-4, atol=1e-5)
+        assert (predicted.logits.std(axis=0) > 1e-3).all(), "logits that are all the same would prove nothing"
+        np.testing.assert_array_equal(predicted.targets, dataset.targets.numpy()[rows])
 
 
 def test_model_file_alone_predicts(runs, sample, tmp_path):
     run = build_ensemble(find_runs(["a", "b"]), "both")
     shutil.move(run / "model.pth", tmp_path / "moved.pth")
     predictor = Predictor.load(tmp_path / "moved.pth", precision="fp32")
-    judged = Judged.read(run)
-    table = predictor.predict([sample / "images" / image for image in judged.images])
+    predicted = Predictions.read(run)
+    table = predictor.predict([sample / "images" / image for image in predicted.images])
     assert table.attribute.head(4).tolist() == NAMES
-    np.testing.assert_allclose(table.probability, judged.probabilities.ravel(), atol=1e-4)
-    np.testing.assert_allclose(table.threshold.head(4), judged.thresholds)
+    np.testing.assert_allclose(table.probability, predicted.probabilities.ravel(), atol=1e-4)
+    np.testing.assert_allclose(table.threshold.head(4), predicted.thresholds)
     meta = predictor.meta
     assert meta["backbone"] == "ensemble of shufflenet_v2_x0_5, mobilenet_v3_small"
     assert (meta["loss"], meta["epoch"]) == ("masked_bce, asl", "1, 1")
@@ -144,14 +144,16 @@ def test_run_says_what_it_is_made_of_and_what_it_is_worth(runs):
     mean = np.mean([list(one["training_prevalence"].values()) for one in of_members], axis=0)
     np.testing.assert_allclose(list(facts["training_prevalence"].values()), mean)
 
-    table, judged = run.read_table("members.csv").set_index("run"), Judged.read(run)
+    table, predicted = run.read_table("members.csv").set_index("run"), Predictions.read(run)
     assert list(table.index) == ["a", "b", "mean of members", "ensemble"]
-    assert (table.images == len(judged.images)).all()
+    assert (table.images == len(predicted.images)).all()
     assert table.mAP["ensemble"] == pytest.approx(facts["mean"]["AP"])
     assert table.mAP["mean of members"] == pytest.approx(table.mAP[["a", "b"]].mean())
     for name, one in zip("ab", of_members, strict=True):
         assert table.mAP[name] == pytest.approx(one["mean"]["AP"])
-        paired = report.compare(*report.in_common(judged, Judged.read(Run.open(name)))[:2]).loc[("AP", MEAN)]
+        paired = predictions.compare(*predictions.in_common(predicted, Predictions.read(Run.open(name)))[:2]).loc[
+            ("AP", MEAN)
+        ]
         np.testing.assert_allclose(table.loc[name, ["difference", "low", "high"]], paired[["difference", "low", "high"]])
 
 
@@ -163,14 +165,14 @@ def test_no_member_votes_on_an_image_that_it_was_trained_on(runs, trained):
         votes = {}
         for member, split in zip(members, splits, strict=True):
             calibration = Calibration.from_dict(load_model(member / "model.pth")[1]["calibration"])
-            judged = Judged.read(member, side)
-            for image, logits in zip(judged.images, calibration.apply(judged.logits), strict=True):
+            predicted = Predictions.read(member, side)
+            for image, logits in zip(predicted.images, calibration.apply(predicted.logits), strict=True):
                 assert split[image] == side
                 votes.setdefault(image, []).append(logits)
-        judged = Judged.read(run, side)
-        assert sorted(judged.images) == sorted(votes)
-        expected = [np.mean(votes[image], axis=0) for image in judged.images]
-        np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)
+        predicted = Predictions.read(run, side)
+        assert sorted(predicted.images) == sorted(votes)
+        expected = [np.mean(votes[image], axis=0) for image in predicted.images]
+        np.testing.assert_allclose(predicted.logits, expected, rtol=1e-5)
         assert {len(vote) for vote in votes.values()} == ({1} if side == "test" else {1, 2})
     facts = run.read_json("metrics.json")
     pooled = pd.read_csv(trained / "cv-folds" / "folds.csv", index_col=["figure", "attribute"]).pooled
@@ -179,7 +181,7 @@ def test_no_member_votes_on_an_image_that_it_was_trained_on(runs, trained):
         "60 test images judge, each by the mean of the members whose test image it is, 1 of 3; none is" in facts["judging"]
     )
     assert "tells what the members are worth, not what the mean of all is" in facts["judging"]
-    assert facts["judging"] in str(judged), "notebook 05 says so too"
+    assert facts["judging"] in str(predicted), "notebook 05 says so too"
     assert not (run / "split.csv").exists()
     assert run.read_table("members.csv").difference.isna().all(), "nothing to compare where each has one vote"
 
@@ -195,10 +197,10 @@ def test_unknown_cells_have_no_influence(runs):
     assert facts[0] | {"members": 0} == facts[1] | {"members": 0}
     calibrations = [load_model(runs / f"with-{other}" / "model.pth")[1]["calibration"] for other in "de"]
     assert calibrations[0] == calibrations[1]
-    judged = Judged.read(Run.open("with-e"))
+    predicted = Predictions.read(Run.open("with-e"))
     for i, name in enumerate(NAMES):  # the same with unknown cells physically removed
-        known = judged.targets[:, i] >= 0
-        ap = average_precision_score(judged.targets[known, i], judged.probabilities[known, i])
+        known = predicted.targets[:, i] >= 0
+        ap = average_precision_score(predicted.targets[known, i], predicted.probabilities[known, i])
         assert facts[1]["attributes"][name]["AP"] == pytest.approx(ap)
 
 
@@ -235,14 +237,14 @@ def read(*runs):
 def test_all_vote_where_enough_images_are_new_to_all():
     enough = 3 * ENOUGH  # a third of the images have y
     votes = read(made_up("a", range(100)), made_up("b", range(100 - enough, 150), seed=1))
-    assert votes.judged.sum(axis=1).tolist() == [enough, enough]
+    assert votes.evaluating.sum(axis=1).tolist() == [enough, enough]
     assert str(votes).startswith(f"{enough} test images judge, each by the mean of the 2 members.\n")
     table = votes.beside()
     assert table.images.tolist() == [enough] * 4
     assert table.difference.notna().sum() == 2
 
     few = read(made_up("c", range(100)), made_up("d", range(103 - enough, 150), seed=1))
-    assert few.judged.sum(axis=1).tolist() == [100, 47 + enough]
+    assert few.evaluating.sum(axis=1).tolist() == [100, 47 + enough]
     text = (
         f"150 test images judge, each by the mean of the members whose test image it is, 1 to 2 of 2; only {enough - 3} are"
     )
@@ -251,13 +253,13 @@ def test_all_vote_where_enough_images_are_new_to_all():
 
 def test_few_images_do_where_there_are_no_more():
     votes = read(made_up("a", range(7)), made_up("b", range(7), seed=1))
-    assert votes.judged[:, 1:].all()
+    assert votes.evaluating[:, 1:].all()
     np.testing.assert_allclose(votes.mean(votes.test).logits, votes.logits[:, 1:].mean(axis=0))
 
 
 def test_image_that_chooses_for_one_and_judges_another_is_said():
     votes = read(made_up("a", range(30), seed=1), made_up("b", range(10, 30), "validation"))
-    assert votes.judged.sum(axis=1).tolist() == [30, 1]
+    assert votes.evaluating.sum(axis=1).tolist() == [30, 1]
     np.testing.assert_allclose(votes.mean(votes.test).logits[1:], votes.logits[0, 1:])
     # "other" chooses for a and judges b
     assert "21 images do both, by different members: F1, accuracy, Brier score and ECE flatter a little" in str(votes)
@@ -332,7 +334,7 @@ def test_without_test_images_the_validation_images_judge_and_that_is_said(runs, 
     assert main(["ensemble", "d", "e", "--name", "both"]) == 0
     printed = capsys.readouterr().out
     assert "validation images judge, each by the mean of the 2 members.\nThey chose the members' epochs" in printed
-    assert Judged.read(Run.open("both")).split == "validation"
+    assert Predictions.read(Run.open("both")).split == "validation"
 
 
 def test_what_an_ensemble_lacks_is_asked_of_its_members(runs, capsys):
@@ -342,8 +344,8 @@ def test_what_an_ensemble_lacks_is_asked_of_its_members(runs, capsys):
     ):
         run.read_table("history.csv")
     assert run.validation_images()[0].exists()
-    judged = Judged.read(run)
-    table = report.readable(report.summary(judged, judged.bounds(), linear_head(run)))
+    predicted = Predictions.read(run)
+    table = predictions.readable(predictions.summary(predicted, predicted.bounds(), linear_head(run)))
     assert (table.linear_head_AP == "-").all()
     with pytest.raises(
         WeightsError, match=r"is an ensemble of several networks; give the model.pth of one of its runs: cv-f"

@@ -14,7 +14,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import read_labels
 from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.evaluation.intervals import MEAN
-from mlkit.evaluation.predictions import Judged, summary
+from mlkit.evaluation.predictions import Predictions, summary
 from mlkit.experiments.ensemble import build_ensemble
 from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
@@ -150,9 +150,9 @@ def test_what_is_known_of_an_attribute_that_was_never_seen_judges_nobody(trained
     run = Run(trained.path.with_name("known"))
     shutil.copytree(trained.path, run.path)
     run.write_table("predictions.csv", predictions)
-    judged = Judged.read(run)
-    assert (judged.targets[:, judged.attributes.index("ghost")] == -1).all()
-    table = summary(judged, judged.bounds())
+    predicted = Predictions.read(run)
+    assert (predicted.targets[:, predicted.attributes.index("ghost")] == -1).all()
+    table = summary(predicted, predicted.bounds())
     assert table.loc["ghost"].filter(regex="AP|F1|ROC").isna().all()
     assert table.AP[MEAN] == pytest.approx(table.AP.drop(["ghost", MEAN]).mean())
 

@@ -51,8 +51,8 @@ def architectures(compared: Comparison) -> pd.DataFrame:
         images/s compare only where they are equal), img_per_s of the training, parameters, seconds, and mAP, low, high.
     """
     table, rows = compared.table(), []
-    for title, judged in compared.judged.items():
-        made = judged.run.config()["parameters"]
+    for title, predicted in compared.predicted.items():
+        made = predicted.run.config()["parameters"]
         frozen = made.get("freeze", "none")
         parts = [
             "" if pd.isna(table.ran_on[title]) else table.ran_on[title],

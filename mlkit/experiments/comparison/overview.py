@@ -107,9 +107,9 @@ def _validation_mean_ap(run: Run, facts: Mapping[str, Any]) -> float:
         return float(kept.mAP.max())
     if "training_prevalence" in facts and (run / "predictions.csv").exists():
         from mlkit.evaluation.metrics import macro  # scikit-learn takes a second, which most runs need not spend
-        from mlkit.evaluation.predictions import Judged
+        from mlkit.evaluation.predictions import Predictions
 
-        return float(macro(Judged.read(run, "validation").evaluate()).AP)
+        return float(macro(Predictions.read(run, "validation").evaluate()).AP)
     return np.nan
 
 

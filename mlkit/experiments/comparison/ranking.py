@@ -8,7 +8,7 @@ import pandas as pd
 
 from mlkit.errors import RunError
 from mlkit.evaluation.intervals import AP, Jackknife, contrast_bounds, variance
-from mlkit.evaluation.predictions import Judged, align, both_classes, judged_by_all, remarks
+from mlkit.evaluation.predictions import Predictions, align, both_classes, remarks, shared_targets
 from mlkit.experiments.comparison.overview import overview, settings
 from mlkit.runs import Run, find_runs, named_folder
 
@@ -26,8 +26,8 @@ def choose_runs(patterns: Sequence[str] = ()) -> list[Run]:
         if len(found) < 2:
             raise RunError(f"{', '.join(patterns)} finds {found[0]} alone; name two runs or more, or none for all")
         return found
-    judged = list(_read(found)[0].values())
-    return [one.run for one in judged if _share(judged[-1], one) >= _SHARED]
+    predicted = list(_read(found)[0].values())
+    return [one.run for one in predicted if _share(predicted[-1], one) >= _SHARED]
 
 
 def results_folder(name: str) -> Run:
@@ -45,7 +45,7 @@ class Comparison:
     Validation images choose, so that the test images of the chosen run still judge it fairly.
 
     Attributes:
-        judged: title of the run -> its predictions for these images.
+        predicted: title of the run -> its predictions for these images.
         overview: of these runs, see `overview.overview`.
         settings: what they were made from as far as they differ, see `overview.settings`.
         left_out: title -> why the run is not compared.
@@ -58,7 +58,7 @@ class Comparison:
         cells: images on which the intervals rest, see `intervals.rarer`.
     """
 
-    judged: dict[str, Judged]
+    predicted: dict[str, Predictions]
     overview: pd.DataFrame
     settings: pd.DataFrame
     left_out: dict[str, str]
@@ -78,18 +78,18 @@ class Comparison:
             RunError: if none can be judged at all.
         """
         table = overview(runs)
-        judged, left_out = _read(runs)
-        for title in [title for title in judged if table.stopped[title] == "pruned"]:
-            judged.pop(title)
+        predicted, left_out = _read(runs)
+        for title in [title for title in predicted if table.stopped[title] == "pruned"]:
+            predicted.pop(title)
             left_out[title] = f"a search gave it up ({table.state[title]}), and its figures are of half a training"
-        if not judged:
+        if not predicted:
             raise RunError(f"no run can be judged: {'; '.join(left_out.values()) or 'none was given'}")
-        order = list(table.validation_mAP[list(judged)].sort_values(ascending=False, kind="stable").index)
-        best = judged[order[0]]
+        order = list(table.validation_mAP[list(predicted)].sort_values(ascending=False, kind="stable").index)
+        best = predicted[order[0]]
         aligned, notes, validated = {order[0]: best}, {}, _validated(best)
         for title in order[1:]:
             try:
-                one, two = align(best, judged[title])
+                one, two = align(best, predicted[title])
             except RunError as error:
                 left_out[title] = str(error)
                 continue
@@ -108,12 +108,12 @@ class Comparison:
             else:
                 images = common
         aligned = {title: aligned[title].only(images) for title in order if title in aligned}
-        targets = judged_by_all(list(aligned.values()))
+        targets = shared_targets(list(aligned.values()))
         aligned = {title: replace(one, targets=targets) for title, one in aligned.items()}
         every = [Jackknife(one.probabilities, targets, best.attributes) for one in aligned.values()]
         mean_ap = np.array([one.value[AP, -1] for one in every])
         return cls(
-            judged=aligned,
+            predicted=aligned,
             overview=table.loc[list(aligned)],
             settings=settings({title: one.run.config() for title, one in aligned.items()}),
             left_out=left_out,
@@ -127,11 +127,11 @@ class Comparison:
         )
 
     def __str__(self) -> str:
-        best = next(iter(self.judged.values()))
-        known, judged = int((best.targets >= 0).sum()), both_classes(best.targets)
+        best = next(iter(self.predicted.values()))
+        known, defined = int((best.targets >= 0).sum()), both_classes(best.targets)
         lines = [
-            f"{len(self.judged)} runs on the {len(best.images)} {best.split} images that judge them all, "
-            f"{known} of {best.targets.size} cells known; mAP over {judged} of {len(best.attributes)} attributes",
+            f"{len(self.predicted)} runs on the {len(best.images)} {best.split} images that judge them all, "
+            f"{known} of {best.targets.size} cells known; mAP over {defined} of {len(best.attributes)} attributes",
             *self.remarks,
             *(f"left out: {title}: {reason}" for title, reason in self.left_out.items()),
         ]
@@ -157,7 +157,7 @@ class Comparison:
             Index run; columns validation_mAP; mAP, low, high on the common images; difference (run - first) with
             difference_low and difference_high, which hold for all differences together. NaN for the first run.
         """
-        one_each = np.eye(len(self.judged))
+        one_each = np.eye(len(self.predicted))
         own = np.column_stack([self.mean_ap, *self.bounds])
         others = [self.contrast(weights - one_each[0], len(one_each) - 1) for weights in one_each[1:]]
         names = ["mAP", "low", "high", "difference", "difference_low", "difference_high"]
@@ -168,7 +168,7 @@ class Comparison:
 
     def curves(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
         """history.csv and epochs.csv by title, best first, of the runs that have them (ensembles do not)."""
-        runs = {title: one.run for title, one in self.judged.items() if (one.run / "history.csv").exists()}
+        runs = {title: one.run for title, one in self.predicted.items() if (one.run / "history.csv").exists()}
         histories = {title: run.read_table("history.csv") for title, run in runs.items()}
         return histories, {title: run.read_table("epochs.csv") for title, run in runs.items()}
 
@@ -178,22 +178,22 @@ class Comparison:
         return self.ranking().join(own)
 
 
-def _read(runs: Sequence[Run]) -> tuple[dict[str, Judged], dict[str, str]]:
+def _read(runs: Sequence[Run]) -> tuple[dict[str, Predictions], dict[str, str]]:
     """Predictions by title, and why those of other runs cannot be read."""
-    judged, left_out = {}, {}
+    predicted, left_out = {}, {}
     for run in runs:
         try:
-            judged[run.title] = Judged.read(run)
+            predicted[run.title] = Predictions.read(run)
         except RunError as error:
             left_out[run.title] = str(error)
-    return judged, left_out
+    return predicted, left_out
 
 
-def _share(first: Judged, second: Judged) -> float:
+def _share(first: Predictions, second: Predictions) -> float:
     """Share of the first's images that judge the second, too; 0 if the attributes are others."""
     same = set(first.attributes) == set(second.attributes)
     return len(set(first.images) & set(second.images)) / len(first.images) if same else 0.0
 
 
-def _validated(judged: Judged) -> set[str]:
-    return set(Judged.read(judged.run, "validation").images)
+def _validated(predicted: Predictions) -> set[str]:
+    return set(Predictions.read(predicted.run, "validation").images)

@@ -14,7 +14,7 @@ from mlkit.errors import RunError
 from mlkit.evaluation import intervals
 from mlkit.evaluation.calibration import Calibration, sigmoid
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.evaluation.predictions import Judged
+from mlkit.evaluation.predictions import Predictions
 from mlkit.runs import Run
 from mlkit.training.finish import Outputs
 
@@ -61,7 +61,7 @@ class Votes:
         Raises:
             RunError: if two runs were given different labels for an image.
         """
-        names, parts = list(runs), {(i, s): Judged.read(run, s) for i, run in enumerate(runs.values()) for s in _SIDES}
+        names, parts = list(runs), {(i, s): Predictions.read(run, s) for i, run in enumerate(runs.values()) for s in _SIDES}
         images = pd.Index(list(dict.fromkeys(image for part in parts.values() for image in part.images)), dtype=object)
         attributes = parts[0, "test"].attributes
         unseen = np.any([np.isnan(part.probabilities).any(axis=0) for part in parts.values()], axis=0)  # in training, by one
@@ -85,7 +85,7 @@ class Votes:
         return cls(names, attributes, images, logits, targets, *(_voters(said[side], targets) for side in _SIDES))
 
     @property
-    def judged(self) -> np.ndarray:
+    def evaluating(self) -> np.ndarray:
         """`test`, or `validation` where no run has test images."""
         return self.test if self.test.any() else self.validation
 
@@ -104,12 +104,12 @@ class Votes:
             that of the run on the same images, with its paired 95 % interval low to high; empty where no other has a say.
         """
         columns, rows = ["images", "mAP", "difference", "low", "high"], []
-        every = np.asarray(self.judged.any(axis=0))
+        every = np.asarray(self.evaluating.any(axis=0))
         whole = np.zeros(self.targets.shape)
-        whole[every] = self.mean(self.judged).logits
-        for logits, own in zip(self.logits, self.judged, strict=True):
+        whole[every] = self.mean(self.evaluating).logits
+        for logits, own in zip(self.logits, self.evaluating, strict=True):
             difference = [np.nan] * 3
-            if (self.judged[:, own].sum(axis=0) > 1).any():
+            if (self.evaluating[:, own].sum(axis=0) > 1).any():
                 pair = sigmoid(whole[own]), sigmoid(logits[own])
                 table = intervals.compare(*pair, self.targets[own], self.attributes)
                 difference = np.asarray(table[columns[2:]].xs(("AP", intervals.MEAN))).tolist()
@@ -121,8 +121,8 @@ class Votes:
 
     def __str__(self) -> str:
         """Who has a say, in words, a sentence or two a line."""
-        lines = [_panel(self.judged, "test" if self.test.any() else "validation", "judge")]
-        if not self.judged[:, self.judged.any(axis=0)].all():
+        lines = [_panel(self.evaluating, "test" if self.test.any() else "validation", "judge")]
+        if not self.evaluating[:, self.evaluating.any(axis=0)].all():
             lines[0] += " This tells what the members are worth, not what the mean of all is."
         if self.test.any():
             lines.append(_panel(self.validation, "validation", "choose calibration and thresholds"))
