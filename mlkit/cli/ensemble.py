@@ -30,8 +30,8 @@ def ensemble(options: argparse.Namespace) -> int:
     members = table.dropna(subset="difference")
     if (members.images == table.images.iloc[-1]).all() and len(members):  # else the best one had the easiest images
         best = members.iloc[members.mAP.argmax()]
-        verdict = "better" if best.low > 0 else "worse" if best.high < 0 else "these images cannot tell which is better"
-        print(f"against the best member, {best.name}: {best.difference:+.3f} [{best.low:+.3f}, {best.high:+.3f}], {verdict}")
+        outcome = "better" if best.low > 0 else "worse" if best.high < 0 else "these images cannot tell which is better"
+        print(f"against the best member, {best.name}: {best.difference:+.3f} [{best.low:+.3f}, {best.high:+.3f}], {outcome}")
     every = len(facts["attributes"])
     over = f"over {every - len(facts['left_out_of_mean'])} of {every} attributes"
     print(f"{facts['judged_on']} mAP {facts['mean']['AP']:.3f} {over}; model: {shown(run / 'model.pth')}")

@@ -13,7 +13,7 @@ from mlkit.data.labels import label_counts, to_codes
 from mlkit.evaluation.metrics import evaluate
 from mlkit.files import digest_file, make_folder
 from mlkit.models.device import choose_device
-from mlkit.models.freezing import Activations, Stages
+from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, place
 from mlkit.progress import say
 from mlkit.runs import Run, contents, outputs_root
@@ -44,7 +44,7 @@ def features(
         torch.manual_seed(seed)
         network = place(build_model(backbone, 1, weights, dataset.image_size), chosen)
     folder = make_folder(outputs_root())
-    activations = Activations(dataset, Stages(network, backbone, "backbone", chosen), folder)
+    activations = Activations(dataset, PartlyFrozen(network, backbone, "backbone", chosen), folder)
     return activations.batch(np.arange(len(dataset)))[0].float().flatten(1).numpy()
 
 

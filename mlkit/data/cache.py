@@ -29,7 +29,7 @@ import pandas as pd
 from filelock import FileLock
 
 from mlkit.data.images import DECODER, decode_image, read_bytes
-from mlkit.data.memmap import MappedRows, count_rows
+from mlkit.data.memmap import MemmapRows, count_rows
 from mlkit.errors import ImageError, MlkitError
 from mlkit.files import atomic, check_space, make_folder, shown, write_csv
 from mlkit.progress import bar
@@ -67,7 +67,7 @@ class PixelCache:
         self.size = size
         self.entries = entries
         self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
-        self._pixels = MappedRows(path / "pixels.u8", size * size * 3)
+        self._pixels = MemmapRows(path / "pixels.u8", size * size * 3)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""

@@ -11,7 +11,7 @@ import numpy as np
 _RELEASE_BYTES = 256 << 20  # pages of the map handed back after reading this much, so that resident memory stays flat
 
 
-class MappedRows:
+class MemmapRows:
     """Rows of `row_bytes` bytes. The map holds the rows that are in the file now; what is appended later does not matter.
 
     Args:
@@ -32,7 +32,7 @@ class MappedRows:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Opened anew in another process: a map cannot be sent, and not every system forks."""
-        return MappedRows, self._made_of
+        return MemmapRows, self._made_of
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Copy of the given rows, uint8 (len(rows), row_bytes)."""

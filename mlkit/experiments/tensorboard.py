@@ -49,8 +49,8 @@ def serve(patterns: Sequence[str] = (), port: int | None = None) -> None:
         MlkitError: if the port cannot be had.
     """
     with tempfile.TemporaryDirectory(prefix="mlkit-tensorboard-", ignore_cleanup_errors=True) as folder:
-        board = Board(Path(folder), patterns)
-        board.update()
+        event_files = EventFiles(Path(folder), patterns)
+        event_files.update()
         logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that begins anew
         server = program.TensorBoard()
         server.configure(
@@ -65,14 +65,15 @@ def serve(patterns: Sequence[str] = (), port: int | None = None) -> None:
             address = server.launch()
         except program.TensorBoardServerException as error:
             raise MlkitError(f"{error.msg}; choose another --port, or leave it out for the first free one") from None
-        print(f"TensorBoard: {address} (runs so far: {len(board)}; Ctrl-C ends it)", flush=True)  # into a log file at once
+        # flushed: into a log file at once
+        print(f"TensorBoard: {address} (runs so far: {len(event_files)}; Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(_SECONDS)
             with _OPENER.open(f"{address}data/runs") as answer:
-                board.update(served=json.load(answer))
+                event_files.update(served=json.load(answer))
 
 
-class Board:
+class EventFiles:
     """A folder of TensorBoard event files that follows run folders, which it only reads.
 
     Args:
@@ -172,7 +173,7 @@ class _History:
             points = {t: v for t, v in zip(tags, row, strict=True) if t in _TRAINING.values() or not np.isnan(v)}
             yield _event(at, iteration, points)
         if self.worth is not None and (before is None or self.worth != before.worth):
-            yield _event(self.times[-1], self.rows.index[-1], {"verdict/mAP": self.worth})
+            yield _event(self.times[-1], self.rows.index[-1], {"final/mAP": self.worth})
 
 
 def _read(run: Run) -> _History | None:

@@ -1,6 +1,6 @@
-"""A network in two stages: a frozen lower one, whose outputs can be computed once, and an upper one that is trained.
+"""A partly frozen network: its frozen layers, whose outputs can be computed once, and those above, which are trained.
 
-The stages share their layers with the network, so that saving the network saves what was trained.
+Both parts share their layers with the network, so that saving the network saves what was trained.
 """
 
 import tempfile
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
 from mlkit.data.dataset import MultiLabelDataset
-from mlkit.data.memmap import MappedRows
+from mlkit.data.memmap import MemmapRows
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import check_space
 from mlkit.models.device import Device
@@ -22,7 +22,7 @@ from mlkit.progress import bar
 _BATCH = 64
 
 
-class Stages:
+class PartlyFrozen:
     """The network as a training sees it.
 
     Args:
@@ -46,7 +46,7 @@ class Stages:
                 parameter.requires_grad_(id(parameter) in kept)
 
     def train(self) -> None:
-        """Training mode for the upper stage; the lower one always stays in that of inference."""
+        """Training mode for the layers that are trained; the frozen ones always stay in that of inference."""
         self.network.train()
         if self.lower is not None:
             self.lower.eval()
@@ -56,7 +56,7 @@ class Stages:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def activations(self, pixels: Tensor) -> Tensor:
-        """Outputs of the lower stage for pixels (batch, H, W, 3) on 0..255; without one, the normalised pixels."""
+        """Outputs of the frozen layers for pixels (batch, H, W, 3) on 0..255; without any, the normalised pixels."""
         inputs = normalise(pixels, *statistics_of(self.network))
         if self.lower is None:
             return inputs
@@ -69,7 +69,7 @@ class Stages:
 
 
 class Activations:
-    """Outputs of the lower stage for all images of a data set, computed once; `batch` serves them in place of pixels.
+    """Outputs of the frozen layers for all images of a data set, computed once; `batch` serves them in place of pixels.
 
     They lie in a file in `folder` that goes with the process, and are read through a memory map.
 
@@ -78,16 +78,16 @@ class Activations:
     """
 
     @torch.inference_mode()
-    def __init__(self, dataset: MultiLabelDataset, stages: Stages, folder: Path) -> None:
+    def __init__(self, dataset: MultiLabelDataset, partly_frozen: PartlyFrozen, folder: Path) -> None:
         self.targets = dataset.targets
-        stages.network.eval()
+        partly_frozen.network.eval()
         with (
             tempfile.TemporaryFile(dir=folder, prefix=".activations-") as file,
             bar(total=len(dataset), desc="computing activations", unit="image") as progress,
         ):
             for chosen in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _BATCH)):
-                pixels = dataset.batch(chosen)[0].to(stages.device.device)
-                outputs = stages.activations(pixels).cpu()
+                pixels = dataset.batch(chosen)[0].to(partly_frozen.device.device)
+                outputs = partly_frozen.activations(pixels).cpu()
                 if outputs.ndim == 4:  # the layout in which the next convolution wants them
                     outputs = outputs.permute(0, 2, 3, 1)
                 outputs = outputs.contiguous()
@@ -99,7 +99,7 @@ class Activations:
                 file.write(outputs.view(torch.uint8).numpy().tobytes())
                 progress.update(len(chosen))
             file.flush()
-            self._rows = MappedRows(file, row_bytes)  # stays readable after the file is closed, and thereby deleted
+            self._rows = MemmapRows(file, row_bytes)  # stays readable after the file is closed, and thereby deleted
 
     def __len__(self) -> int:
         return len(self.targets)

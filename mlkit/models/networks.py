@@ -117,7 +117,7 @@ def compute_logits(model: nn.Module, pixels: Tensor, device: Device) -> Tensor:
     """Float32 logits (batch, attributes) of pixels (batch, H, W, 3) on 0..255, in the device's precision.
 
     The one way from pixels to logits: of training, of its evaluation (in two halves where the lower layers are frozen, see
-    `stages.Stages`), of `Predictor`.
+    `freezing.PartlyFrozen`), of `Predictor`.
     """
     inputs = normalise(pixels.to(device.device, non_blocking=True), *statistics_of(model))
     return forward(model, inputs, device).float()

@@ -14,7 +14,7 @@ from mlkit.errors import ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.losses import LOSSES, get_loss
 from mlkit.models.device import Device, largest_batch
-from mlkit.models.freezing import Activations, Stages
+from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, compute_logits, load_model, place
 from mlkit.progress import say
 from mlkit.runs import Run
@@ -47,13 +47,13 @@ class TrainingStep:
         torch.manual_seed(config.seed)
         network = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
         self.network = place(network, device)
-        self._stages = Stages(self.network, config.backbone, config.freeze, device)
+        self._partly_frozen = PartlyFrozen(self.network, config.backbone, config.freeze, device)
         self._augmentation = config.augmentation
-        # Where nothing random happens below the border, what the frozen stage says of each image is computed once.
-        self._once = self._stages.lower is not None and not self._augmentation
-        self.feed = Feed(Activations(dataset, self._stages, run.path) if self._once else dataset, device.device)
+        # Where nothing random happens before them, what the frozen layers say of each image is computed once.
+        self._once = self._partly_frozen.lower is not None and not self._augmentation
+        self.feed = Feed(Activations(dataset, self._partly_frozen, run.path) if self._once else dataset, device.device)
         self._images = len(dataset)
-        self.optimizer = build_optimizer(self._stages.parameters(), config)
+        self.optimizer = build_optimizer(self._partly_frozen.parameters(), config)
         self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
         asked = get_loss(config.loss).takes_prior and config.prior_run
         prior = estimate_prior(config.prior_run, dataset, training, device) if asked else None
@@ -70,7 +70,7 @@ class TrainingStep:
         self._epoch = epoch
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0]))
         self._draws = self._augmentation.draw(self._images, self.config.seed, epoch).to(self.device.device)
-        self._stages.train()
+        self._partly_frozen.train()
 
     def __call__(self, where: Tensor, inputs: Tensor, targets: Tensor, step: int, lr: float) -> Tensor:
         """Learn from one batch that was fed; returns its loss, on the device and not yet waited for.
@@ -103,7 +103,7 @@ class TrainingStep:
         count = total[1].clamp(min=torch.finfo(total.dtype).tiny)
         torch._foreach_div_(gradients, count)
         if self.config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._stages.parameters(), self.config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._partly_frozen.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # now, so that evaluation has their memory
         if self.average is not None:
@@ -123,7 +123,7 @@ class TrainingStep:
         return share * pixels + (1 - share) * pixels[partners] if share < 1 else pixels
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        return self._stages.logits(inputs if self._once else self._stages.activations(inputs))
+        return self._partly_frozen.logits(inputs if self._once else self._partly_frozen.activations(inputs))
 
     def _largest_batch(self, dataset: MultiLabelDataset, most: int) -> int:
         if self.device.device.type != "cuda":
@@ -131,7 +131,7 @@ class TrainingStep:
 
         def fits(size: int) -> None:
             pixels = torch.zeros((size, dataset.image_size, dataset.image_size, 3), device=self.device.device)
-            self._stages.logits(self._stages.activations(pixels)).sum().backward()  # type: ignore[no-untyped-call]
+            self._partly_frozen.logits(self._partly_frozen.activations(pixels)).sum().backward()  # type: ignore[no-untyped-call]
             self.network.zero_grad(set_to_none=True)
 
         self.network.eval()  # so that batch normalisation does not count the zeros

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import metadata
 
 from mlkit.cli import main
 from mlkit.errors import RunError
-from mlkit.experiments.tensorboard import Board
+from mlkit.experiments.tensorboard import EventFiles
 from mlkit.runs import Run
 
 PARAMETERS = {"epochs": 9, "learning_rate": 0.001, "batch_size": "auto", "strict": False, "prior_run": None}
@@ -66,7 +66,7 @@ def expected(run):
     curves |= {tag: (rows.iloc[:, 0], rows.iloc[:, 1]) for tag, rows in defined.items() if len(rows)}
     if run.finished:
         worth = json.loads((run / "metrics.json").read_text())["mean"]["AP"]
-        curves["verdict/mAP"] = (history.iteration.iloc[-1:], pd.Series([worth]))
+        curves["final/mAP"] = (history.iteration.iloc[-1:], pd.Series([worth]))
     return {tag: (steps.tolist(), values.to_numpy(np.float32).tolist()) for tag, (steps, values) in curves.items()}
 
 
@@ -99,10 +99,10 @@ def test_event_files_of_a_real_training_equal_its_tables(sample, folder):
     )
     run = Run.create("a", config.parameters(images="x"), dataset.fingerprint)
     train(dataset, config, run)
-    Board(folder).update()
+    EventFiles(folder).update()
     curves = shown(folder / "a")
     assert curves == expected(run)
-    assert {"training/loss", "validation/loss", "validation/mAP", "AP/sleeves", "verdict/mAP"} < set(curves)
+    assert {"training/loss", "validation/loss", "validation/mAP", "AP/sleeves", "final/mAP"} < set(curves)
 
 
 def test_undefined_precision_has_no_point_and_a_diverged_loss_has_one(folder):
@@ -113,7 +113,7 @@ def test_undefined_precision_has_no_point_and_a_diverged_loss_has_one(folder):
     epochs.loc[1, "mAP"] = np.nan
     run.write_table("history.csv", history)
     run.write_table("epochs.csv", epochs)
-    Board(folder).update()
+    EventFiles(folder).update()
     curves = shown(folder / "a")
     np.testing.assert_equal(curves, expected(run))
     assert np.isnan(curves["training/loss"][1][5])
@@ -123,7 +123,7 @@ def test_undefined_precision_has_no_point_and_a_diverged_loss_has_one(folder):
 
 def test_parameters_and_times_are_those_of_the_run(folder):
     run = begin("a", 2)
-    Board(folder).update()
+    EventFiles(folder).update()
     accumulator = accumulated(folder / "a")
     content = accumulator.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
@@ -135,14 +135,14 @@ def test_parameters_and_times_are_those_of_the_run(folder):
     np.testing.assert_allclose(times, np.arange(1, 9) * 2.5 / STEPS, atol=1e-5)
 
 
-def test_only_new_rows_are_appended_and_the_verdict_when_the_run_is_finished(folder):
+def test_only_new_rows_are_appended_and_the_final_figure_when_the_run_is_finished(folder):
     run, file = begin("a", 2), folder / "a" / "events.out.tfevents.mlkit"
-    board = Board(folder)
+    event_files = EventFiles(folder)
     contents = []
     for change in (None, None, lambda: write(run, 3), lambda: run.write_json("metrics.json", {"mean": {"AP": 0.75}})):
         if change:
             change()
-        board.update()
+        event_files.update()
         contents.append(file.read_bytes())
         assert shown(folder / "a") == expected(run)
     assert contents[0] == contents[1]
@@ -151,13 +151,13 @@ def test_only_new_rows_are_appended_and_the_verdict_when_the_run_is_finished(fol
 
 
 def test_rows_of_an_epoch_that_is_not_judged_yet_wait_for_it(folder):
-    run, board = begin("a", 2), Board(folder)
+    run, event_files = begin("a", 2), EventFiles(folder)
     table = run.read_table("epochs.csv")
     run.write_table("epochs.csv", table.iloc[:1])  # as if read between the two writes
-    board.update()
+    event_files.update()
     assert shown(folder / "a")["training/loss"][0] == [1, 2, 3, 4]
     run.write_table("epochs.csv", table)
-    board.update()
+    event_files.update()
     assert shown(folder / "a") == expected(run)
 
 
@@ -173,30 +173,30 @@ def test_rows_of_an_epoch_that_is_not_judged_yet_wait_for_it(folder):
 def test_run_that_is_overwritten_or_goes_back_begins_anew(folder, change):
     begin("a", 2)
     other = begin("b", 2)
-    board = Board(folder)
-    board.update()
+    event_files = EventFiles(folder)
+    event_files.update()
     change()
-    board.update(served=["a", "b"])
+    event_files.update(served=["a", "b"])
     assert not (folder / "a").exists()
-    board.update(served=["a", "b"])  # TensorBoard has not noticed yet
+    event_files.update(served=["a", "b"])  # TensorBoard has not noticed yet
     assert not (folder / "a").exists()
-    board.update(served=["b"])
+    event_files.update(served=["b"])
     assert shown(folder / "a") == expected(Run.open("a"))
     assert shown(folder / "b") == expected(other)
 
 
 def test_run_that_is_being_overwritten_or_was_deleted_is_gone_until_it_has_a_history(folder, outputs):
-    run, board = begin("a", 2), Board(folder)
-    board.update()
+    run, event_files = begin("a", 2), EventFiles(folder)
+    event_files.update()
     (run / "epochs.csv").unlink()
-    board.update()
+    event_files.update()
     assert not (folder / "a").exists()
     write(run, 1)
-    board.update()
+    event_files.update()
     assert shown(folder / "a") == expected(run)
     for file in run.path.iterdir():
         file.unlink()
-    board.update()
+    event_files.update()
     assert not (folder / "a").exists()
 
 
@@ -207,16 +207,16 @@ def test_unfinished_runs_and_those_begun_later_are_shown_all_or_as_asked(folder,
     Run.create("not-so-far", PARAMETERS, "data")
     path = str(tmp_path / "elsewhere")
     begin(path, 1)
-    boards = {"all": [], "some": ["mine-*"], "one": ["other"], "path": [path, str(outputs / "mine-1")]}
-    boards = {name: Board(folder / name, patterns) for name, patterns in boards.items()}
-    for board in boards.values():
-        board.update()
+    patterns_of = {"all": [], "some": ["mine-*"], "one": ["other"], "path": [path, str(outputs / "mine-1")]}
+    event_folders = {name: EventFiles(folder / name, patterns) for name, patterns in patterns_of.items()}
+    for event_files in event_folders.values():
+        event_files.update()
     begin("mine-3", 1)
-    for board in boards.values():
-        board.update()
+    for event_files in event_folders.values():
+        event_files.update()
     found = {
         name: sorted(p.parent.relative_to(folder / name).as_posix() for p in (folder / name).rglob("*.mlkit"))
-        for name in boards
+        for name in event_folders
     }
     assert found == {
         "all": ["mine-1", "mine-2", "mine-3", "other"],
@@ -224,9 +224,9 @@ def test_unfinished_runs_and_those_begun_later_are_shown_all_or_as_asked(folder,
         "one": ["other"],
         "path": sorted(["mine-1", path.lstrip("/")]),
     }
-    assert len(boards["all"]) == 4
+    assert len(event_folders["all"]) == 4
     with pytest.raises(RunError, match=r"mine4-\* is not a run folder .*known runs: mine-1, mine-2, other"):
-        Board(folder, ["other", "mine4-*"])
+        EventFiles(folder, ["other", "mine4-*"])
 
 
 def test_run_folders_are_only_read(folder, outputs):
@@ -236,9 +236,9 @@ def test_run_folders_are_only_read(folder, outputs):
     def state():
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in [outputs, *outputs.rglob("*")]}
 
-    before, board = state(), Board(folder)
-    board.update()
-    board.update()
+    before, event_files = state(), EventFiles(folder)
+    event_files.update()
+    event_files.update()
     assert state() == before
 
 

@@ -1,4 +1,4 @@
-"""A network in two stages computes what the whole one does, and only the upper stage learns."""
+"""A partly frozen network computes what the whole one does, and only the layers above learn."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import MlkitError, ParameterError
 from mlkit.models.device import choose_device
-from mlkit.models.freezing import Activations, Stages
+from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, compute_logits, place
 
 DEVICE = choose_device("cpu", "fp32")
@@ -35,18 +35,20 @@ def pixels():
 )
 def test_stages_compute_what_the_network_does(backbone, freeze, pixels):
     model = network(backbone)
-    stages = Stages(model, backbone, freeze, DEVICE)
+    partly_frozen = PartlyFrozen(model, backbone, freeze, DEVICE)
     with torch.inference_mode():
-        torch.testing.assert_close(stages.logits(stages.activations(pixels)), compute_logits(model, pixels, DEVICE))
+        torch.testing.assert_close(
+            partly_frozen.logits(partly_frozen.activations(pixels)), compute_logits(model, pixels, DEVICE)
+        )
 
 
 def test_only_the_upper_stage_learns_and_frozen_batch_normalisation_stands_still(pixels):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    stages = Stages(model, "resnet18", "until:layer3", DEVICE)
-    stages.train()
-    optimizer = torch.optim.SGD(stages.parameters(), lr=0.1)
-    stages.logits(stages.activations(pixels)).square().sum().backward()
+    partly_frozen = PartlyFrozen(model, "resnet18", "until:layer3", DEVICE)
+    partly_frozen.train()
+    optimizer = torch.optim.SGD(partly_frozen.parameters(), lr=0.1)
+    partly_frozen.logits(partly_frozen.activations(pixels)).square().sum().backward()
     optimizer.step()
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"layer4", "fc"}
@@ -63,12 +65,12 @@ def test_only_the_upper_stage_learns_and_frozen_batch_normalisation_stands_still
 )
 def test_unknown_border_names_the_nearest(freeze, message):
     with pytest.raises(ParameterError, match=message):
-        Stages(network(), "resnet18", freeze, DEVICE)
+        PartlyFrozen(network(), "resnet18", freeze, DEVICE)
 
 
 def test_border_that_a_skip_connection_crosses_is_refused():
     with pytest.raises(ParameterError, match="2 tensors leave that layer of resnet18; choose another"):
-        Stages(network(), "resnet18", "until:layer4.0.conv1", DEVICE)
+        PartlyFrozen(network(), "resnet18", "until:layer4.0.conv1", DEVICE)
 
 
 @pytest.mark.parametrize("freeze", ["backbone", "until:layer3"])
@@ -76,12 +78,12 @@ def test_border_that_a_skip_connection_crosses_is_refused():
 def test_activations_of_all_images_are_those_of_the_lower_stage(sample, tmp_path, freeze, precision):
     dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
     device = choose_device("cpu", precision)
-    stages = Stages(network(), "resnet18", freeze, device)
-    activations = Activations(dataset, stages, tmp_path)
+    partly_frozen = PartlyFrozen(network(), "resnet18", freeze, device)
+    activations = Activations(dataset, partly_frozen, tmp_path)
     chosen = np.array([3, 0, 41])
     served, targets = activations.batch(chosen)
     with torch.inference_mode():
-        expected = stages.activations(dataset.batch(chosen)[0])
+        expected = partly_frozen.activations(dataset.batch(chosen)[0])
     assert served.dtype == expected.dtype
     assert served.stride() == expected.stride()
     torch.testing.assert_close(served, expected, atol=1e-2 if precision == "bf16" else 1e-5, rtol=1e-2)
@@ -94,4 +96,4 @@ def test_activations_that_do_not_fit_on_the_disk_are_refused(sample, tmp_path, m
     dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(MlkitError, match=r"the activations need .* GB in .* free some, or freeze more layers"):
-        Activations(dataset, Stages(network(), "resnet18", "backbone", DEVICE), tmp_path)
+        Activations(dataset, PartlyFrozen(network(), "resnet18", "backbone", DEVICE), tmp_path)
