@@ -113,7 +113,7 @@ def _queue(tuning: Any, options: argparse.Namespace) -> None:
         tuning.enqueue(tuning.space.grid(), options.seeds or own)
     elif options.seeds:
         tuning.enqueue(trials.promising(tuning, options.top or _TOP), options.seeds)
-    elif options.trials is not None or not tuning.study().trials:  # who joins a search works on what is queued
+    elif options.trials is not None or not tuning.optuna_study().trials:  # who joins a search works on what is queued
         tuning.search(_TRIALS if options.trials is None else options.trials)
 
 

@@ -276,7 +276,7 @@ def test_last_trial_that_another_machine_takes_is_not_made_up_for(tmp_path, monk
 
     monkeypatch.setattr(optuna.Study, "get_trials", slow)
     assert tuning.take() is None
-    assert len(tuning.study().trials) == 1
+    assert len(tuning.optuna_study().trials) == 1
 
 
 def test_a_trial_is_given_back_once_with_all_its_values():
@@ -287,7 +287,7 @@ def test_a_trial_is_given_back_once_with_all_its_values():
     claim.release()
     for _ in range(2):  # two processes that recover at once
         tuning.give_back(trial.number)
-    first, second = tuning.study().trials
+    first, second = tuning.optuna_study().trials
     assert (first.state.name, second.state.name) == ("FAIL", "WAITING")
     assert values_of(second) == values
     first.params = {"learning_rate": 0.002}  # killed between two values
@@ -559,7 +559,7 @@ def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, o
         """A worker in the middle of a training, and the trial."""
         for run in (outputs).glob("t-trial*/history.csv"):
             number = int(run.parent.name[-3:])
-            trial = Tuning.open("t").study().get_trials(deepcopy=False)[number]
+            trial = Tuning.open("t").optuna_study().get_trials(deepcopy=False)[number]
             if trial.state.name == "RUNNING":
                 return trial.user_attrs["process"], number
         return None

@@ -78,7 +78,7 @@ class Tuning:
         make_folder(self.folder / "claims")
         with self.queue():  # another process may begin the same search at this moment
             self._check(made)
-            study = self.study(create=True)
+            study = self.optuna_study(create=True)
             # With the trials too, for machines that share a database and no folder; images may lie elsewhere there.
             if _FIRST | study.user_attrs.get("tuning", asked) != asked:
                 raise RunError(f"{storage_name()} holds another search called {self.name!r}; choose another --name")
@@ -123,7 +123,7 @@ class Tuning:
         The first has the values that the search starts from, as far as they lie in the space.
         """
         with self.queue():
-            study = self.study()
+            study = self.optuna_study()
             alive = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
             there = [trial for trial in alive if not marks_of(trial)]
             for number in range(len(there), trials):
@@ -135,7 +135,7 @@ class Tuning:
         With seeds they are for comparing, and never pruned.
         """
         with self.queue():
-            study = self.study()
+            study = self.optuna_study()
             there = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
             known = [(values_of(trial), marks_of(trial)) for trial in there]
             for values in settings:
@@ -145,7 +145,7 @@ class Tuning:
 
     def waiting(self) -> int:
         """How many trials are queued."""
-        return sum(trial.state.name == "WAITING" for trial in self.study().get_trials(deepcopy=False))
+        return sum(trial.state.name == "WAITING" for trial in self.optuna_study().get_trials(deepcopy=False))
 
     def take(self) -> "tuple[Trial, Claim] | None":
         """The next queued trial with its claim; None if none waits. No other process gets the same."""
@@ -154,7 +154,7 @@ class Tuning:
         from optuna.trial import Trial, TrialState
 
         with self.queue():
-            study, storage = self.study(), _storage(self.folder)
+            study, storage = self.optuna_study(), _storage(self.folder)
             for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 # The storage decides who gets it: machines that share a database alone do not see this lock. `Study.ask`
                 # would make a trial of its own where the last one was just taken.
@@ -186,7 +186,7 @@ class Tuning:
 
     def running(self, host: str = "") -> "list[FrozenTrial]":
         """Trials at work, or left behind, on a machine; on any without a name."""
-        running = [trial for trial in self.study().get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
+        running = [trial for trial in self.optuna_study().get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
         return [trial for trial in running if not host or trial.user_attrs.get("host", host) == host]
 
     def give_back(self, number: int) -> None:
@@ -194,7 +194,7 @@ class Tuning:
         from optuna.trial import TrialState
 
         with self.queue():
-            study = self.study()
+            study = self.optuna_study()
             there = study.get_trials(deepcopy=False)
             trial = there[number]
             if trial.state.name != "RUNNING":  # another process was faster
@@ -213,7 +213,7 @@ class Tuning:
         """Whoever has this claim works on the trial. Raises ClaimError if that is another process."""
         return Claim(self.folder / "claims" / f"{number}.lock", f"trial {number} of {self.name}")
 
-    def study(self, create: bool = False) -> "Study":
+    def optuna_study(self, create: bool = False) -> "Study":
         """The study as Optuna knows it."""
         import optuna
 

@@ -19,7 +19,7 @@ class Reporter:
         from optuna.trial import Trial
 
         name, _, number = trial.rpartition("/")
-        study = Tuning.open(name).study()
+        study = Tuning.open(name).optuna_study()
         # Optuna has no public way to go on with a trial that another process began
         self._trial = Trial(study, study.get_trials(deepcopy=False)[int(number)]._trial_id)
         self._reported = 0

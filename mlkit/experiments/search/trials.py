@@ -21,7 +21,7 @@ def trials(tuning: Tuning) -> pd.DataFrame:
         seconds, run, host, error.
     """
     rows = []
-    for trial in tuning.study().get_trials(deepcopy=False):
+    for trial in tuning.optuna_study().get_trials(deepcopy=False):
         run, values = tuning.run(trial), values_of(trial)
         ended = trial.state.name in ("COMPLETE", "PRUNED")
         facts: dict[str, Any] = run.read_json("metrics.json") if ended and run.finished else {}
@@ -113,7 +113,7 @@ def _ranked(tuning: Tuning) -> pd.DataFrame:
 
 
 def _values(tuning: Tuning, table: pd.DataFrame) -> list[dict[str, Any]]:
-    made = tuning.study().get_trials(deepcopy=False)
+    made = tuning.optuna_study().get_trials(deepcopy=False)
     chosen = [values_of(made[number]) for number in table.trial]
     return [{name: value for name, value in values.items() if name != "seed"} for values in chosen]
 
@@ -130,7 +130,7 @@ def importance(tuning: Tuning) -> pd.Series:
 
     ended = [
         create_trial(params=trial.params, distributions=trial.distributions, value=max(trial.intermediate_values.values()))
-        for trial in tuning.study().get_trials(deepcopy=False)
+        for trial in tuning.optuna_study().get_trials(deepcopy=False)
         if trial.state.name in ("COMPLETE", "PRUNED")
     ]
     if len(ended) < _FEWEST:
