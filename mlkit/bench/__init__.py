@@ -86,7 +86,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     device = choose_device(config.device, config.precision, config.image_size)
     started = time.monotonic()
     end = started + 60 * config.minutes
-    settings = TrainConfig(
+    training = TrainConfig(
         image_size=config.image_size,
         backbone=config.backbone,
         weights="none",
@@ -105,7 +105,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         work = Path(name)
         count = config.count or _fitting_count(config, device)
         folder, labels, data = _images(config, count, work)
-        bench = Measurements(folder, labels, settings, device, work)
+        bench = Measurements(folder, labels, training, device, work)
         # the plain loop before and after mlkit, the pure step right after
         turn = [bench.gemm, bench.plain_serial, bench.mlkit, bench.plain_workers, bench.step]
         turn += [bench.decode, bench.predict, bench.frozen, bench.start]
@@ -125,7 +125,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
                 for measurement in turn:
                     take(measurement)
                 turns, longest = turns + 1, max(longest, time.monotonic() - began)
-            for measurement in (bench.duplicates, *_memory_parts(config, settings, bench, work, end)):
+            for measurement in (bench.duplicates, *_memory_parts(config, training, bench, work, end)):
                 take(measurement)
     better = max("plain_0_workers_img_per_s", "plain_n_workers_img_per_s", key=lambda k: statistics.median(samples[k]))
     samples["plain_img_per_s"] = samples[better]
@@ -243,13 +243,13 @@ def _load(figures: Mapping[str, Any]) -> str:
 
 
 def _memory_parts(
-    config: BenchConfig, settings: TrainConfig, bench: Measurements, work: Path, end: float
+    config: BenchConfig, training: TrainConfig, bench: Measurements, work: Path, end: float
 ) -> list[Callable[[], dict[str, float]]]:
     """Peak resident memory, measured once: of the plain loop and of mlkit, of a small and of a large pixel cache."""
     common = {"backbone": config.backbone, "image_size": config.image_size, "batch_size": config.batch_size}
 
     def memory() -> dict[str, float]:
-        ours = {"images": str(bench.folder), "labels": str(bench.labels), "settings": asdict(settings) | {"epochs": 1}}
+        ours = {"images": str(bench.folder), "labels": str(bench.labels), "settings": asdict(training) | {"epochs": 1}}
         plain = {"files": [str(file) for file in bench.files], "attributes": 4, "device": config.device, **common}
         return {
             "peak_rss_mb": peak_rss_mb("train_mlkit", work / "memory", **ours),

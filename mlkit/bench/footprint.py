@@ -65,9 +65,9 @@ def own_peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def train_mlkit(images: str, labels: str, settings: dict[str, Any]) -> None:
+def train_mlkit(images: str, labels: str, training: dict[str, Any]) -> None:
     """One epoch of mlkit's training."""
-    config = TrainConfig(**settings)
+    config = TrainConfig(**training)
     dataset = MultiLabelDataset.from_files(images, labels, config.image_size)
     train(dataset, config, Run.create("footprint", {}, dataset.fingerprint, overwrite=True))
 

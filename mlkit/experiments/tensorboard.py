@@ -163,9 +163,9 @@ class _History:
         """What has been added since `before`, the earlier part of this history; with None, all."""
         if before is None:
             yield Event(wall_time=self.times[0], file_version="brain.Event:2")
-            settings = {key: v if isinstance(v, bool | int | float) else str(v) for key, v in self.parameters.items()}
+            hparams = {key: v if isinstance(v, bool | int | float) else str(v) for key, v in self.parameters.items()}
             # by its name, or runs of equal parameters would be one line of the table
-            yield Event(wall_time=self.times[0], summary=hparams_pb(settings, name, self.times[0]))
+            yield Event(wall_time=self.times[0], summary=hparams_pb(hparams, name, self.times[0]))
         done = 0 if before is None else len(before.rows)
         tags = [str(tag) for tag in self.rows]
         for iteration, at, row in zip(self.rows.index[done:], self.times[done:], self.rows.to_numpy()[done:], strict=True):

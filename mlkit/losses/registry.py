@@ -50,8 +50,8 @@ class Loss:
         return self.function.__name__
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Its settings and their defaults."""
+    def defaults(self) -> dict[str, Any]:
+        """Its settings, by name."""
         return {name: default for name, default in self._keywords.items() if name not in _GIVEN}
 
     @property

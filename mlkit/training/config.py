@@ -81,7 +81,7 @@ class TrainConfig(Strengths):
         if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
-        _ = self.augmentation, self.settings  # check theirs
+        _ = self.augmentation, self.loss_arguments  # check theirs
 
     @property
     def augmentation(self) -> Augmentation:
@@ -89,15 +89,15 @@ class TrainConfig(Strengths):
         return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Strengths)})
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the loss, checked against its signature."""
+    def loss_arguments(self) -> dict[str, Any]:
+        """What the loss is called with out of `loss_settings`, checked against its signature."""
         try:
             given = yaml.safe_load(f"{{{self.loss_settings}}}")
         except yaml.YAMLError:
             given = None
         if not isinstance(given, dict) or None in given.values():
             raise ParameterError(f'loss_settings is {self.loss_settings!r}; it must look like "gamma_neg: 2, clip: 0"')
-        known = get_loss(self.loss).settings
+        known = get_loss(self.loss).defaults
         for name in given:
             if name not in known:
                 raise ParameterError(f"loss_settings: {self.loss} has no setting {name!r}{nearest(str(name), known)}")

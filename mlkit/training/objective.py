@@ -39,10 +39,10 @@ class Objective:
         counted = labels.fillna(0) if self._loss.takes_for_no else labels
         weight = pos_weight(counted, config.pos_weight_cap, config.pos_weight_policy, image_weights=image_weights)
         self.pos_weight = torch.tensor(weight.to_numpy(), dtype=torch.float32, device=device)
-        self._settings = config.settings
+        self._loss_arguments = config.loss_arguments
         self._smoothing = config.label_smoothing
         if prior is not None:
-            self._settings["prior"] = prior.to(device)
+            self._loss_arguments["prior"] = prior.to(device)
 
     def __call__(self, logits: Tensor, targets: Targets, epoch: int) -> Tensor:
         """Sum of the loss and what to divide it by, a tensor of two: parts of a batch add up before the division.
@@ -52,11 +52,11 @@ class Objective:
             targets: one or, where images are mixed, several, each with its weight.
             epoch: counted from 1.
         """
-        settings = self._settings | ({"epoch": epoch} if self._loss.takes_epoch else {})
+        arguments = self._loss_arguments | ({"epoch": epoch} if self._loss.takes_epoch else {})
         if self._smoothing:
             targets = [softened for term in targets for softened in self._soften(*term)]
         parts = [
-            weight * self._loss(logits, known, self.pos_weight, reduction="sum_and_count", **settings)
+            weight * self._loss(logits, known, self.pos_weight, reduction="sum_and_count", **arguments)
             for weight, known in targets
         ]
         return torch.stack(parts).sum(dim=0)
@@ -89,7 +89,7 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
     None of it is refused: it may be what a comparison is about.
     """
     loss = get_loss(config.loss)
-    name, settings = loss.name, loss.settings | config.settings
+    name, arguments = loss.name, loss.defaults | config.loss_arguments
     if loss.balances:
         for field, value, plain in (
             ("pos_weight", config.pos_weight_policy, "none"),
@@ -104,15 +104,15 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
             yield f"mixup {config.mixup:g}: {name} picks unknown cells by what the network says of one image; take 0"
         if config.accumulate > 1:
             yield f"accumulate {config.accumulate}: {name} picks unknown cells among a whole batch, here of a part; take 1"
-    if config.epochs <= (warmup := settings.get("warmup", 0)):
+    if config.epochs <= (warmup := arguments.get("warmup", 0)):
         yield f"epochs {config.epochs}: {name} is assume_negative during its warm-up of {warmup}; train longer"
     if loss.takes_prior and not config.prior_run:
         yield f"prior_run is empty: {name} takes unknown cells of common attributes for a no, too; name a run of masked_bce"
     if config.prior_run and not loss.takes_prior:
         yield f"prior_run {config.prior_run!r}: {name} has no prior, it is not used"
-    if settings.get("gamma_pos", 0) > settings.get("gamma_neg", math.inf):
+    if arguments.get("gamma_pos", 0) > arguments.get("gamma_neg", math.inf):
         yield f"loss_settings: {name} weighs easy negatives down more than easy positives; let gamma_neg be the larger"
-    if settings.get("lambda_", 1.5) < 1.5:
+    if arguments.get("lambda_", 1.5) < 1.5:
         yield f"loss_settings: below a lambda_ of 1.5, {name} pushes unknown cells up that the network is sure of; take 1.5"
 
 

@@ -484,7 +484,7 @@ def test_figures_of_many_runs_draw_without_a_layout_warning():
         figures = [
             plots.losses(*compared.curves()),
             plots.ranking(ranking),
-            plots.parameters(compared.settings, ranking.mAP),
+            plots.parameters(compared.varying, ranking.mAP),
         ]
         figure, ax = plt.subplots(figsize=(9, 4), layout="constrained")
         plots.architectures(architectures(compared), ax)
@@ -537,7 +537,7 @@ def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
     ]
     compared = Comparison.of(runs)
     ap = compared.ranking().mAP
-    figure = plots.parameters(compared.settings, ap)
+    figure = plots.parameters(compared.varying, ap)
     rate, loss = figure.axes
     assert (rate.get_xlabel(), loss.get_xlabel()) == ("learning_rate", "loss")
     joined, points = rate.lines
@@ -548,7 +548,7 @@ def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
     np.testing.assert_allclose(joined.get_ydata(), ap[["three", "two"]])
     assert len(points.get_ydata()) == 3, "a run that lacks the parameter has no place"
     with pytest.raises(ValueError, match="differ in no parameter"):
-        plots.parameters(compared.settings[[]], ap)
+        plots.parameters(compared.varying[[]], ap)
 
 
 def test_architectures_are_drawn_where_the_table_says():

@@ -115,7 +115,7 @@ def test_grid_has_seeds_outermost_and_one_reference_each():
     assert len(cells) == len(set(cells)) == 2 * (1 + 2 * 2 * 2)
     assert [cell.seed for cell in cells] == [3] * 9 + [4] * 9
     assert cells[0] == Cell(BASELINE, FULL, 1.0, 3)
-    assert "ratio" not in study.settings(cells[1]), "settings of one mechanism do not make others run again"
+    assert "ratio" not in study.identity(cells[1]), "settings of one mechanism do not make others run again"
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ def test_other_settings_data_groups_and_weights_are_other_cells(truth, tmp_path)
     other = replace(STUDY, config=replace(CONFIG, epochs=2))
     settings = [(STUDY, cell, truth), (other, cell, truth), (STUDY, replace(cell, seed=1), truth), (STUDY, cell, other_data)]
     groups = truth.digests
-    digests = {study_module._digest(study.settings(c), data, groups) for study, c, data in settings}
-    digests.add(study_module._digest(STUDY.settings(cell), truth, groups.replace(groups.iloc[1], groups.iloc[0])))
+    digests = {study_module._digest(study.identity(c), data, groups) for study, c, data in settings}
+    digests.add(study_module._digest(STUDY.identity(cell), truth, groups.replace(groups.iloc[1], groups.iloc[0])))
     weights = tmp_path / "weights.pth"
     pretrained = replace(STUDY, config=replace(CONFIG, weights=str(weights)))
     for content in (b"a", b"b"):
         weights.write_bytes(content)
-        digests.add(study_module._digest(pretrained.settings(cell), truth, groups))
+        digests.add(study_module._digest(pretrained.identity(cell), truth, groups))
     assert len(digests) == 7
 
 

@@ -29,11 +29,11 @@ def effects(compared: Comparison) -> pd.DataFrame:
         pair), difference (mean over them of `to - from`), low, high (over the images, for all clean comparisons together;
         NaN without a pair), remark.
     """
-    keys = _keys(compared.settings)
+    keys = _keys(compared.varying)
     found: list[tuple[dict[str, Any], np.ndarray]] = []
     for name in keys.columns:
         if name not in ("seed", "data", *DATA):
-            found += _of_parameter(name, compared.settings[name], keys)
+            found += _of_parameter(name, compared.varying[name], keys)
     clean = sum(row["pairs"] > 0 for row, _ in found)
     rows = []
     for row, weights in found:
@@ -45,7 +45,7 @@ def effects(compared: Comparison) -> pd.DataFrame:
 
 def seed_deviation(compared: Comparison) -> tuple[float, int]:
     """Standard deviation of mAP between runs that differ in the seed alone, and how many runs tell it; NaN and 0 if none."""
-    keys = _keys(compared.settings)
+    keys = _keys(compared.varying)
     if "seed" not in keys:
         return np.nan, 0
     values = pd.Series(compared.mean_ap, keys.index)
@@ -57,9 +57,9 @@ def seed_deviation(compared: Comparison) -> tuple[float, int]:
     return float(np.sqrt(squares / freedom)), sum(map(len, groups))
 
 
-def _keys(settings: pd.DataFrame) -> pd.DataFrame:
+def _keys(varying: pd.DataFrame) -> pd.DataFrame:
     """Settings as text that is equal for equal values; where the data is does not matter, its fingerprint does."""
-    return settings.drop(columns=[name for name in DATA if name in settings]).map(key)
+    return varying.drop(columns=[name for name in DATA if name in varying]).map(key)
 
 
 def _alike(keys: pd.DataFrame, name: str) -> list[pd.Index]:

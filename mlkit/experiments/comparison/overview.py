@@ -46,10 +46,10 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
         ("parameters", "over", "attributes"), "Int64"
     )
     facts = facts.astype(numbers)
-    return pd.concat([created, settings(configs), facts], axis=1).rename_axis("run")
+    return pd.concat([created, varying(configs), facts], axis=1).rename_axis("run")
 
 
-def settings(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def varying(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """What runs were made from as far as they differ: a row per run, a column per name in `differing`; NaN is missing.
 
     Args:

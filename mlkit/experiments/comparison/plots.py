@@ -111,18 +111,18 @@ def ranking(table: pd.DataFrame, level: float = 0.95) -> Figure:
     return figure
 
 
-def parameters(settings: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Figure:
+def parameters(varying: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Figure:
     """A panel per parameter: mAP of the runs over its value; a line joins runs that are equal in everything else.
 
     Args:
-        settings: what the runs were made from as far as they differ, see `overview.settings`.
+        varying: what the runs were made from as far as they differ, see `overview.varying`.
         mean_ap: mAP by run.
         across: panels side by side, at most.
 
     Raises:
         ValueError: if the runs differ in no parameter.
     """
-    keys = settings.drop(columns=[name for name in DATA if name in settings]).map(key)
+    keys = varying.drop(columns=[name for name in DATA if name in varying]).map(key)
     names = [name for name in keys.columns if name not in ("data", "members")]
     if not names:
         raise ValueError("the runs differ in no parameter, and there is nothing to draw")
@@ -135,7 +135,7 @@ def parameters(settings: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> F
         if number >= len(names):
             ax.axis("off")
             continue
-        _panel(settings[names[number]], keys.drop(columns=names[number]), mean_ap, ax)
+        _panel(varying[names[number]], keys.drop(columns=names[number]), mean_ap, ax)
         if number % across == 0:
             ax.set_ylabel("mAP on the\nimages that judge")
     figure.suptitle("mAP by parameter (joined: equal in everything else)")

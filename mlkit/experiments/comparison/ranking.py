@@ -9,7 +9,7 @@ import pandas as pd
 from mlkit.errors import RunError
 from mlkit.evaluation.intervals import AP, Jackknife, contrast_bounds, variance
 from mlkit.evaluation.predictions import Predictions, align, both_classes, remarks, shared_targets
-from mlkit.experiments.comparison.overview import overview, settings
+from mlkit.experiments.comparison.overview import overview, varying
 from mlkit.runs import Run, find_runs, named_folder
 
 _SHARED = 0.5  # of the images that judge the best run; a run that shares fewer would cost the others too many
@@ -47,7 +47,7 @@ class Comparison:
     Attributes:
         predicted: title of the run -> its predictions for these images.
         overview: of these runs, see `overview.overview`.
-        settings: what they were made from as far as they differ, see `overview.settings`.
+        varying: what they were made from as far as they differ, see `overview.varying`.
         left_out: title -> why the run is not compared.
         remarks: sentences on what makes the comparison less than plain.
         level: of the intervals.
@@ -60,7 +60,7 @@ class Comparison:
 
     predicted: dict[str, Predictions]
     overview: pd.DataFrame
-    settings: pd.DataFrame
+    varying: pd.DataFrame
     left_out: dict[str, str]
     remarks: list[str]
     level: float
@@ -115,7 +115,7 @@ class Comparison:
         return cls(
             predicted=aligned,
             overview=table.loc[list(aligned)],
-            settings=settings({title: one.run.config() for title, one in aligned.items()}),
+            varying=varying({title: one.run.config() for title, one in aligned.items()}),
             left_out=left_out,
             remarks=list(dict.fromkeys(note for title in list(aligned)[1:] for note in notes[title])),
             level=level,

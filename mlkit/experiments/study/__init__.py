@@ -66,7 +66,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     make_folder(folder / "cells")
     write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
     groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
-    files = {cell: folder / "cells" / f"{_digest(study.settings(cell), truth, groups)}.json" for cell in study.cells}
+    files = {cell: folder / "cells" / f"{_digest(study.identity(cell), truth, groups)}.json" for cell in study.cells}
     pending = [cell for cell, file in files.items() if not file.exists()]
     for method in study.methods:
         config = study.training(Cell(method, FULL, 1.0, study.seeds[0]))
@@ -83,7 +83,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
                     with Claim(file.with_suffix(".lock"), str(cell)):
                         if not file.exists():
                             result = _compute(study, cell, truth, groups, file.with_suffix(""))
-                            write_json(file, {"settings": study.settings(cell), "data": truth.fingerprint, "result": result})
+                            write_json(file, {"settings": study.identity(cell), "data": truth.fingerprint, "result": result})
                             _write(folder, files)
                 except ClaimError:
                     continue  # another process works on it
@@ -168,8 +168,8 @@ def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
     return table
 
 
-def _digest(settings: dict[str, Any], truth: MultiLabelDataset, groups: pd.Series) -> str:
-    text = json.dumps([settings, contents(settings["config"]), truth.fingerprint, list(groups)], sort_keys=True)
+def _digest(identity: dict[str, Any], truth: MultiLabelDataset, groups: pd.Series) -> str:
+    text = json.dumps([identity, contents(identity["config"]), truth.fingerprint, list(groups)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -96,7 +96,7 @@ class Study:
             )
         ]
 
-    def settings(self, cell: Cell) -> dict[str, Any]:
+    def identity(self, cell: Cell) -> dict[str, Any]:
         """All that decides the figures of a cell, the data aside."""
         own: dict[str, dict[str, Any]] = {"positives": {"ratio": self.ratio}, "blocks": {"block_images": self.block_images}}
         return {
