@@ -6,14 +6,22 @@ Their functions import what they need when they are called, so that `mlkit --hel
 import argparse
 import io
 import os
+import shutil
 import sys
+import textwrap
 
 import mlkit
 from mlkit.cli import bench, ensemble, predict, run, runs, study, tensorboard, train, tune
 from mlkit.errors import MlkitError, WriteError
 from mlkit.files import reason
 
-COMMANDS = (run, train, study, tune, runs, ensemble, predict, tensorboard, bench)
+COMMANDS = {  # by what a person wants
+    "start": (run, train),
+    "data": (study,),
+    "many runs": (runs, tune, ensemble, tensorboard),
+    "use a model": (predict,),
+    "machine": (bench,),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,10 +65,24 @@ def _close_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("mlkit", description="multi-label image classification with missing labels")
+    parser = argparse.ArgumentParser(
+        "mlkit", usage="mlkit [-h] [--version] COMMAND ...", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=mlkit.__version__)
     parser.set_defaults(goes_on="")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add_to(commands)
+    commands = parser.add_subparsers(prog="mlkit", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    lines = ["multi-label image classification with missing labels"]
+    for wanted, modules in COMMANDS.items():
+        lines += ["", f"{wanted}:"]
+        for module in modules:
+            module.add_to(commands)
+            added = commands._choices_actions[-1]  # where argparse keeps the help of a command
+            lines += _columns(added.dest, added.help or "")
+    parser.description = "\n".join([*lines, "", "mlkit COMMAND --help has the options of a command"])
     return parser
+
+
+def _columns(name: str, meaning: str) -> list[str]:
+    """A command and what it does, in lines that fit the terminal."""
+    width = max(shutil.get_terminal_size().columns - 2, 40)
+    return textwrap.wrap(meaning, width, initial_indent=f"  {name:13}", subsequent_indent=" " * 15)

@@ -15,7 +15,7 @@ import pytest
 from conftest import POSIX
 from sklearn.metrics import average_precision_score
 
-from mlkit.cli import main
+from mlkit.cli import COMMANDS, main
 from mlkit.cli.given import data_options, given_parameters, typed_run
 from mlkit.errors import MlkitError, RunError
 from mlkit.evaluation.metrics import chance
@@ -274,6 +274,21 @@ def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(samp
 def test_wrong_folds_are_refused(arguments, capsys):
     assert main(["train", *arguments]) == 2
     assert "--folds is" in capsys.readouterr().err
+
+
+def test_help_groups_the_commands_by_what_a_person_wants(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    groups = dict(re.findall(r"^([\w ]+):\n((?:  .+\n)+)", text, re.M))
+    assert list(groups) == ["start", "data", "many runs", "use a model", "machine", "options"]
+    found = {title: re.findall(r"^  (\w+) ", lines, re.M) for title, lines in groups.items() if title != "options"}
+    assert found == {title: [module.__name__.split(".")[-1] for module in modules] for title, modules in COMMANDS.items()}
+    assert max(map(len, text.splitlines())) < 80
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert capsys.readouterr().err.endswith("the following arguments are required: COMMAND\n")
 
 
 def test_help_and_import_load_no_torch():
