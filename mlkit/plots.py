@@ -40,26 +40,23 @@ plt.rcParams["text.parse_math"] = False  # names are data: "$5 to $10" is no for
 _looked_for: set[str] = set()  # characters that a font was sought for
 
 
-def rows(
-    names: Sequence[str] | pd.Index, each: float = 0.4, margin: float = 1.4, dpi: float | None = None
-) -> tuple[Figure, Axes]:
+def rows(names: Sequence[str] | pd.Index, each: float = 0.4, margin: float = 1.4) -> tuple[Figure, Axes]:
     """A new figure and its Axes, as wide as a notebook and as high as a row for each name needs, `MOST_ROWS` at most.
 
     Args:
         names: of the rows, for which fonts are chosen.
         each: height of a row in inches.
         margin: of all else.
-        dpi: of the figure.
     """
     use_fonts(names)
-    return plt.subplots(figsize=(8, _height(len(names), each) + margin), dpi=dpi, layout="constrained")
+    return plt.subplots(figsize=(8, _height(len(names), each) + margin), layout="constrained")
 
 
-def square(names: Sequence[str] | pd.Index, dpi: float | None = None) -> tuple[Figure, Axes]:
+def square(names: Sequence[str] | pd.Index) -> tuple[Figure, Axes]:
     """A new figure and its Axes for a heat map of each name with each."""
     use_fonts(names)
     side = min(max(0.65 * len(names) + 1.6, 4), 9)  # the title needs some width
-    return plt.subplots(figsize=(side + 1.5, side), dpi=dpi, layout="constrained")
+    return plt.subplots(figsize=(side + 1.5, side), layout="constrained")
 
 
 def beside(image: np.ndarray, names: Sequence[str] | pd.Index) -> tuple[Figure, Axes]:
@@ -261,7 +258,7 @@ def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: i
     lines = max((text.count("\n") for text in texts), default=0)
     rows = -(-len(captions) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.25 * columns, (1.5 + 0.14 * lines) * rows), dpi=72, squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.25 * columns, (1.5 + 0.14 * lines) * rows), squeeze=False, layout="constrained"
     )
     for ax in axes.flat[len(captions) :]:
         ax.axis("off")
@@ -367,8 +364,8 @@ def throughput(figures: Mapping[str, Any], ax: Axes) -> Axes:
     return ax
 
 
-def show(figure: Figure, path: Path, photos: bool = False) -> None:
-    """Save a figure at full quality, show it small in the notebook, and close it.
+def show(figure: Figure, path: Path | None = None, photos: bool = False) -> None:
+    """Show a figure small in the notebook, save it at full quality where a path is given, and close it.
 
     A notebook keeps what it shows. A palette of few colours makes that three times smaller and is hard to see; figures of
     photos, which need more colours, are shown as JPEG.
@@ -376,8 +373,9 @@ def show(figure: Figure, path: Path, photos: bool = False) -> None:
     from IPython.display import Image as Shown  # only in a notebook, where it is loaded anyway
     from IPython.display import display
 
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    if path:
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=120)
     full, small = BytesIO(), BytesIO()
     figure.savefig(full, dpi=_SHOWN_DPI)
     with Image.open(full) as image:

@@ -14,9 +14,11 @@ from mlkit.errors import ParameterError
 from mlkit.notebooks import CHAIN, TRAINING
 from mlkit.parameters import DATA, check_parameters, convert_parameters, known_parameters, read_parameters
 from mlkit.training.config import TrainConfig
+from mlkit.training.recipe import Recipe
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+DATA_BOOKS = ("01_explore_label_imbalance", "10_audit_data")
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -86,7 +88,7 @@ def test_is_small_shows_figures_and_holds_no_path_of_a_machine():
     for path in PATHS:
         text = path.read_text(encoding="utf-8")
         assert len(text) < 200_000, path.name
-        assert "image/png" in text
+        assert re.search("image/(png|jpeg)", text)
         assert not re.search(r"[\"' ](/home/|/root/|/work/|/Users/|/tmp/)", text), path.name
 
 
@@ -94,6 +96,25 @@ def test_some_cells_are_compared_by_nbval():
     checked = [cell for path in PATHS for cell in code(nbformat.read(path, 4)) if "NBVAL_CHECK_OUTPUT" in cell.source]
     assert len(checked) >= 4
     assert all(cell.outputs for cell in checked)
+
+
+def test_the_data_is_looked_at_first_and_audited_in_a_notebook_of_its_own():
+    first, audit = ("".join(cell.source for cell in nbformat.read(FOLDER / f"{name}.ipynb", 4).cells) for name in DATA_BOOKS)
+    order = ["image_grid", "label_counts", "cooccurrence", "na_patterns", "dataset.report", "## Answer"]
+    assert [first.index(word) for word in order] == sorted(first.index(word) for word in order)
+    for name in ("duplicate_groups", "label_errors", "missingness"):
+        assert name not in first
+        assert name in audit
+    assert "Can these labels be trusted?" in audit
+    assert "10_audit_data" not in CHAIN
+
+
+@pytest.mark.parametrize("name", DATA_BOOKS)
+def test_notebooks_of_the_data_open_it_by_a_recipe(name):
+    known = known_parameters(name)
+    assert list(known)[:4] == ["images", "labels", "recipe", "settings"]
+    plan = Recipe.read(known["recipe"], known["settings"] | {"minus_one": "no"}, known["images"], known["labels"])
+    assert (plan.source.images, plan.source.minus_one, plan.config.image_size) == ("data/sample/images", "no", 64)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

@@ -138,7 +138,7 @@ def test_names_below_a_heat_map_do_not_overlap_and_its_title_fits(names, rotatio
     table = labels.cooccurrence(labels.from_codes(codes, map(str, range(20)), names))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no font of this machine|Glyph")
-        figure, ax = plots.square(names, dpi=64)
+        figure, ax = plots.square(names)
         plots.cooccurrence(table, ax)
         figure.canvas.draw()
     assert ax.get_xticklabels()[0].get_rotation() == rotation

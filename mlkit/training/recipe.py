@@ -9,7 +9,7 @@ import pandas as pd
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
-from mlkit.files import shown
+from mlkit.files import resolve, shown
 from mlkit.parameters import check_parameters, parameters_of, read_parameters
 from mlkit.training.config import TrainConfig
 
@@ -40,7 +40,7 @@ class Recipe:
         values: dict[str, Any] = {}
         if file:
             try:
-                values |= check_parameters(read_parameters(file), known_settings())
+                values |= check_parameters(read_parameters(resolve(file)), known_settings())
             except ParameterError as error:
                 raise ParameterError(f"{shown(file)}: {error}") from None
         values |= check_parameters(settings or {}, known_settings())
