@@ -58,7 +58,7 @@ def test_chain_leaves_all_artifacts_and_says_so(chain):
 
 
 def test_chain_learned_and_beats_the_majority(chain):
-    mean = json.loads((chain[0] / "chain" / "metrics.json").read_text())["mean"]
+    mean = json.loads((chain[0] / "chain" / "metrics.json").read_text(encoding="utf-8"))["mean"]
     assert mean["AP"] >= 0.9 > mean["prevalence"]
     assert mean["accuracy"] > mean["majority_accuracy"]
     history = pd.read_csv(chain[0] / "chain" / "history.csv")

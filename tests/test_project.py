@@ -44,7 +44,7 @@ def test_rooms_import_only_from_floors_below():
     rooms = {path: path.relative_to(package).with_suffix("").parts[0] for path in package.rglob("*.py")}
     assert set(floor) == set(rooms.values())
     for path, own in rooms.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit"):
                 names = [alias.name for alias in node.names] if node.module == "mlkit" else [node.module.split(".")[1]]
                 row = FLOORS[floor[own]] if floor[own] < 2 else []
@@ -56,7 +56,7 @@ def test_modules_of_a_room_import_each_other_in_no_circle():
     imports = {}
     for path in (ROOT / "mlkit").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlkit")]
         imports[name] = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {n.module for n in found}
     order = TopologicalSorter({name: {one for one in others if one in imports} - {name} for name, others in imports.items()})
@@ -71,7 +71,7 @@ def test_every_folder_with_code_is_a_package_which_the_installation_finds():
 def test_the_version_stands_in_one_place():
     assert "version" in PYPROJECT["project"]["dynamic"]
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mlkit.__version__"}
-    assert re.search(rf"^## {re.escape(mlkit.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert re.search(rf"^## {re.escape(mlkit.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
 
 
 def sources(folder):
@@ -113,7 +113,7 @@ def test_every_file_of_a_run_folder_is_explained():
 
 
 def test_environment_file_shows_the_packages_and_leaves_versions_to_pyproject():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     project = PYPROJECT["project"]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     required = project["dependencies"] + project["optional-dependencies"]["test"]
@@ -182,8 +182,8 @@ def test_sample_prevalences_and_unknown_share_are_those_promised(tmp_path, monke
 
 
 def test_the_lock_satisfies_pyproject_and_names_no_index():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    text = (ROOT / "requirements.lock").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = {name.lower(): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M)}
     for extra in ("", "test"):
         for line in project["dependencies"] if not extra else project["optional-dependencies"][extra]:
@@ -197,6 +197,6 @@ def test_the_lock_satisfies_pyproject_and_names_no_index():
 
 def test_notebooks_are_cleaned_before_a_commit_as_make_cleans_them():
     flags = re.compile(r"nbstripout (.+?\")\s*(?:language|notebooks)", re.S)
-    files = [(ROOT / name).read_text().replace("\\", "") for name in ("Makefile", ".pre-commit-config.yaml")]
+    files = [(ROOT / name).read_text(encoding="utf-8").replace("\\", "") for name in ("Makefile", ".pre-commit-config.yaml")]
     first, second = (flags.search(text).group(1).split() for text in files)
     assert first == second

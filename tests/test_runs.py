@@ -170,7 +170,7 @@ def test_interrupted_overwrite_leaves_no_checkpoint_for_another_training(monkeyp
 def test_overwrite_deletes_nothing_from_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "labels.csv").write_text("somebody's labels")
     create(tmp_path, overwrite=True)
-    assert (tmp_path / "labels.csv").read_text() == "somebody's labels"
+    assert (tmp_path / "labels.csv").read_text(encoding="utf-8") == "somebody's labels"
 
 
 def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
@@ -264,7 +264,7 @@ def test_a_claim_is_given_back_at_the_end_and_the_other_machine_is_named(monkeyp
         with pytest.raises(ClaimError, match=f"process {os.getpid()}"):
             Claim(run / "lock", "it")
     with Claim(run / "lock", "it"):
-        holder = json.loads((run / "lock.by").read_text())
+        holder = json.loads((run / "lock.by").read_text(encoding="utf-8"))
         assert holder == {"pid": os.getpid(), "host": platform.node()}
     (run / "lock.by").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
     with Claim(run / "lock", "it"):
@@ -395,9 +395,9 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write("old")
     with pytest.raises(KeyboardInterrupt):
         write("half", KeyboardInterrupt)
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     write("new")
-    assert target.read_text() == "new"
+    assert target.read_text(encoding="utf-8") == "new"
     assert files(target.parent) == ["t.txt"]
 
 

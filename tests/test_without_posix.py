@@ -19,7 +19,7 @@ from PIL import Image
 
 import mlkit.files
 from mlkit.bench import footprint
-from mlkit.cli import main
+from mlkit.cli import given, main
 from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import ClaimError, WriteError
@@ -197,6 +197,14 @@ def test_a_file_that_another_reads_is_replaced_once_it_has_read(tmp_path, monkey
     with pytest.raises(WriteError, match=r"a\.json cannot be written"):
         write_json(tmp_path / "a.json", 3)
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "2\n"
+
+
+def test_commands_to_be_typed_again_are_quoted_as_windows_has_it(monkeypatch):
+    monkeypatch.setattr(given, "os", SimpleNamespace(name="nt"))
+    assert (
+        given.command_line(["mlkit", "run", "--name", "my run", "-p", "flip", "0.5"])
+        == 'mlkit run --name "my run" -p flip 0.5'
+    )
 
 
 def test_peak_memory_is_what_windows_says(monkeypatch):

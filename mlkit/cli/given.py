@@ -2,7 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,11 @@ def _typed(name: str, value: str) -> str:
     if name in _PATHS or (name in _FILES and value not in _WORDS):
         return typed_path(value) if value else value
     return typed_run(value) if name in _RUNS and value else value
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command to be typed again, quoted as this system's shell has it."""
+    return shlex.join(words) if os.name == "posix" else subprocess.list2cmdline(words)
 
 
 def settings_table(kind: Any) -> str:

@@ -1,11 +1,10 @@
 """`mlkit run`: the notebooks in order, headless."""
 
 import argparse
-import shlex
 import sys
 from typing import Any
 
-from mlkit.cli.given import GOES_ON, data_options, given_parameters
+from mlkit.cli.given import GOES_ON, command_line, data_options, given_parameters
 from mlkit.cli.predict import print_predictions
 
 
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         ]
         if error.notebook == pipeline.TRAINING and error.run.finished and not error.replaces:  # it failed after the training
             how = ["--from", "03"]
-        print(f"resume:   {shlex.join(['mlkit', 'run', '--name', error.run.name, *how])}", file=sys.stderr)
+        print(f"resume:   {command_line(['mlkit', 'run', '--name', error.run.name, *how])}", file=sys.stderr)
         return 1
     print(f"\nmade in {result}:")
     for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in pipeline.CHAIN)]):

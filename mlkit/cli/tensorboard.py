@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
 def tensorboard(options: argparse.Namespace) -> int:
     """Serve TensorBoard until Ctrl-C."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise MlkitError("TensorBoard is not installed; run: pip install -e '.[tensorboard]'")
+        raise MlkitError('TensorBoard is not installed; run: pip install -e ".[tensorboard]"')
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, its temporary files go
     with suppress(KeyboardInterrupt):  # the way to end it
         from mlkit.experiments.tensorboard import serve

@@ -1,10 +1,9 @@
 """`mlkit train`: one training without a notebook, or every fold of a cross-validation."""
 
 import argparse
-import shlex
 from typing import Any
 
-from mlkit.cli.given import data_options, given_parameters, settings_table
+from mlkit.cli.given import command_line, data_options, given_parameters, settings_table
 from mlkit.files import resolve, shown
 
 
@@ -71,7 +70,7 @@ def _goes_on(options: argparse.Namespace, name: str) -> str:
     words = [word for option, value in given.items() if value for word in (option, str(value))]
     words += [word for file in options.file for word in ("-f", file)]
     words += [word for pair in options.parameter for word in ("-p", *pair)]
-    return f"this goes on where it stopped: {shlex.join(['mlkit', 'train', *words])}"
+    return f"this goes on where it stopped: {command_line(['mlkit', 'train', *words])}"
 
 
 def _print_folds(table: Any, name: str) -> None:

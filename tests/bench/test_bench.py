@@ -93,7 +93,7 @@ def measured(tmp_path_factory):
         patch.setattr(measurements, "FRAMES", 50)
         assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
         assert not list(outputs_root().iterdir()), "nothing is left behind"
-    return json.loads((folder / "figures.json").read_text()), printed.getvalue()
+    return json.loads((folder / "figures.json").read_text(encoding="utf-8")), printed.getvalue()
 
 
 def test_every_figure_is_there_finite_and_within_its_spread(measured):

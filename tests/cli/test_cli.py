@@ -32,7 +32,7 @@ def trained(sample, capsys, outputs):
     printed = capsys.readouterr().out
     assert "60 of 61 rows are used" in printed
     found = re.search(r"test mAP (.*) over (\d) of 4 attributes, chance (.*)", printed)
-    facts = json.loads((outputs / "t" / "metrics.json").read_text())
+    facts = json.loads((outputs / "t" / "metrics.json").read_text(encoding="utf-8"))
     assert int(found[2]) == 4 - len(facts["left_out_of_mean"])
     every = [
         chance(int(row["positives"]), int(row["positives"] + row["negatives"]))
@@ -251,7 +251,7 @@ def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(samp
     assert len(predictions) == 60 * 4, "each image is tested once"
     assert predictions.groupby("image").fold.nunique().eq(1).all()
     table = pd.read_csv(outputs / "cv-folds" / "folds.csv", index_col=["figure", "attribute"])
-    folds = [json.loads((outputs / f"cv-fold{i}" / "metrics.json").read_text()) for i in range(3)]
+    folds = [json.loads((outputs / f"cv-fold{i}" / "metrics.json").read_text(encoding="utf-8")) for i in range(3)]
     accuracies = [fold["attributes"]["long"]["accuracy"] for fold in folds]
     row = table.loc[("accuracy", "long")]
     assert row["mean"] == pytest.approx(np.mean(accuracies))

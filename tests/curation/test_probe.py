@@ -102,7 +102,7 @@ def test_out_of_fold_predictions_of_noise_are_worth_nothing():
 def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like_it(sample, tmp_path, capsys):
     config = TrainConfig(image_size=32, weights="none", epochs=1, validation_fraction=0.2, test_fraction=0.3)
     labels = tmp_path / "labels.csv"
-    labels.write_text((sample / "labels.csv").read_text())
+    labels.write_text((sample / "labels.csv").read_text(encoding="utf-8"))
     data = {"images": str(sample / "images"), "labels": str(labels), "minus_one": "error", "strict": False}
     dataset = MultiLabelDataset.from_files(**data, image_size=32)
     run = Run.create("a", config.parameters(**data), dataset.fingerprint)

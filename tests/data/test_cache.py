@@ -92,7 +92,7 @@ def test_content_decides_not_the_times_of_a_file(folder, decoded):
 
 
 def read_index(cache):
-    return (cache.path / "index.csv").read_text()
+    return (cache.path / "index.csv").read_text(encoding="utf-8")
 
 
 def test_pixels_are_those_of_load_image_and_the_second_build_decodes_nothing(folder, decoded):
@@ -210,7 +210,7 @@ def test_killed_build_goes_on_where_it_stopped(folder, decoded):
     code = """
         module._COMMIT_SECONDS = -1
         def committed():
-            return sum(len(p.read_text().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
+            return sum(len(p.read_bytes().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
         def dies(data, path, size):
             calls.append(path)
             if len(calls) > 4:

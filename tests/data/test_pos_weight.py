@@ -9,7 +9,7 @@ import pytest
 from mlkit.data.labels import POS_WEIGHT_POLICIES, from_codes, pos_weight
 from mlkit.errors import LabelError, ParameterError
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "losses" / "reference_losses.json").read_text())[
+REFERENCE = json.loads((Path(__file__).parents[1] / "losses" / "reference_losses.json").read_text(encoding="utf-8"))[
     "class_balanced_weights"
 ]
 

@@ -318,7 +318,7 @@ def test_command_says_what_was_made_and_a_pattern_may_find_it_again(runs, sample
     assert "cv-fold-ensemble: ensemble of cv-fold0, cv-fold1, cv-fold2\n60 test images judge" in printed
     assert "best member" not in printed, "each had other images"
     assert main(["ensemble", "cv-fold*", "--overwrite"]) == 0
-    assert json.loads((runs / "cv-fold-ensemble" / "config.json").read_text())["parameters"]["folds"] == 3
+    assert json.loads((runs / "cv-fold-ensemble" / "config.json").read_text(encoding="utf-8"))["parameters"]["folds"] == 3
     assert main(["ensemble", "a", "b"]) == 0
     printed = capsys.readouterr().out
     assert "against the best member, " in printed

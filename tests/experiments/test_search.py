@@ -84,7 +84,9 @@ def test_wrong_space_is_refused_with_its_file(text, message, tmp_path):
 
 def test_the_space_that_comes_with_the_project_starts_from_the_recipes():
     for file in ("sample", "seed"):
-        given = yaml.safe_load((worker_module.project_root() / "notebooks" / "parameters" / f"{file}.yaml").read_text())
+        given = yaml.safe_load(
+            (worker_module.project_root() / "notebooks" / "parameters" / f"{file}.yaml").read_text(encoding="utf-8")
+        )
         config = {**PARAMETERS, **{key: value for key, value in given.items() if key in PARAMETERS}}
         made = Space.read("notebooks/parameters/space.yaml", config)
         assert set(made.start(config)) == set(made.ranges)
@@ -207,7 +209,7 @@ def test_best_settings_are_those_with_the_highest_mean_over_seeds_and_repetition
     top = ranking(table, tuning).iloc[0]
     assert (top.seeds, top.trial, top.mAP) == (3, 0, pytest.approx(worth(values)))
     assert ranking(table, tuning).seeds[:2].tolist() == [3, 2], "what was repeated stands before what was not"
-    content = yaml.safe_load(write_best(tuning).read_text())
+    content = yaml.safe_load(write_best(tuning).read_text(encoding="utf-8"))
     assert content == PARAMETERS | values
 
 
@@ -421,7 +423,7 @@ def test_trial_that_saw_other_data_does_not_count(played):
 
 def test_search_does_not_go_on_with_other_labels_or_weights(sample, tmp_path, played, capsys):
     labels, weights = tmp_path / "labels.csv", tmp_path / "weights.pth"
-    text = (sample / "labels.csv").read_text()
+    text = (sample / "labels.csv").read_text(encoding="utf-8")
     labels.write_text(text)
     weights.write_bytes(b"a")
     data = ["--images", str(sample / "images"), "--labels", str(labels)]

@@ -268,7 +268,7 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
     for worker in workers:
         worker.join(HANG)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    log = (outputs_root() / "s" / "log.txt").read_text().splitlines()
+    log = (outputs_root() / "s" / "log.txt").read_text(encoding="utf-8").splitlines()
     done = [line.split(" ", 1) for line in log]
     assert sorted(cell for _, cell in done) == sorted(map(str, study.cells))
     assert len({pid for pid, _ in done}) == 2

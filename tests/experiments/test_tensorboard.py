@@ -65,7 +65,7 @@ def expected(run):
     defined = {tag: epochs[["iteration", name]].dropna() for name, tag in names.items()}
     curves |= {tag: (rows.iloc[:, 0], rows.iloc[:, 1]) for tag, rows in defined.items() if len(rows)}
     if run.finished:
-        worth = json.loads((run / "metrics.json").read_text())["mean"]["AP"]
+        worth = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["mean"]["AP"]
         curves["final/mAP"] = (history.iteration.iloc[-1:], pd.Series([worth]))
     return {tag: (steps.tolist(), values.to_numpy(np.float32).tolist()) for tag, (steps, values) in curves.items()}
 
@@ -248,7 +248,7 @@ def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch,
         importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest)
     )
     assert main(["tensorboard"]) == 2
-    assert capsys.readouterr().err == "mlkit: TensorBoard is not installed; run: pip install -e '.[tensorboard]'\n"
+    assert capsys.readouterr().err == 'mlkit: TensorBoard is not installed; run: pip install -e ".[tensorboard]"\n'
 
 
 def test_help_and_import_load_no_tensorboard():

@@ -8,7 +8,7 @@ import torch
 
 from mlkit.losses import get_loss
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "losses" / "reference_losses.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[1] / "losses" / "reference_losses.json").read_text(encoding="utf-8"))
 CASES = ["regular_6x5", "edges_5x4"]
 FOCAL = {"gamma_pos": 2, "gamma_neg": 2, "clip": 0, "focus_gradient": True}
 CSL = {"gamma_unknown": 4}

@@ -441,7 +441,7 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
     printed = capsys.readouterr().out
     assert "warning: the known training cells are all no, so that nothing but no is learnt: bag" in printed
     assert np.isnan(table.AP["bag"])
-    assert json.loads((run / "metrics.json").read_text())["attributes"]["bag"]["AP"] is None
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["attributes"]["bag"]["AP"] is None
     assert " over 3 of 4 attributes" in next(line for line in printed.splitlines() if "epoch 1/1" in line)
 
 
