@@ -12,7 +12,7 @@ def label_errors(labels: pd.DataFrame, probabilities: pd.DataFrame, most: int | 
     """Known cells of each attribute, the most suspicious first, by confident learning (cleanlab, Northcutt et al. 2021).
 
     Scores are adjusted for each class's mean confidence: a model of an imbalanced attribute is unsure of all its positives,
-    and they must not be suspects for that alone.
+    and they must not be flagged for that alone.
 
     Args:
         labels: label table.
