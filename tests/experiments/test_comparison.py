@@ -19,6 +19,7 @@ from mlkit.experiments.comparison.conclusion import answer, architectures
 from mlkit.experiments.comparison.effects import effects, seed_deviation
 from mlkit.experiments.comparison.overview import FACTS, overview, readable, shorten
 from mlkit.experiments.comparison.ranking import Comparison, choose_runs, results_folder
+from mlkit.experiments.search import conclusion as search
 from mlkit.runs import Run, list_runs
 from mlkit.training.config import TrainConfig
 
@@ -528,7 +529,7 @@ def test_ranking_figure_has_the_points_and_intervals_of_the_table():
     assert all(ax.get_title() and ax.get_xlabel() for ax in (left, right))
 
 
-def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
+def test_parameter_panels_join_runs_that_are_equal_in_everything_else_along_numbers_alone():
     runs = [
         make_run("one", 1),
         make_run("two", 2, learning_rate=0.01),
@@ -544,11 +545,32 @@ def test_parameter_panels_join_runs_that_are_equal_in_everything_else():
     np.testing.assert_allclose(joined.get_ydata(), ap[["one", "two"]])
     np.testing.assert_allclose(sorted(points.get_ydata()), sorted(ap))
     assert [label.get_text() for label in rate.get_xticklabels()] == ["0.001", "0.01"]
-    joined, points = loss.lines
-    np.testing.assert_allclose(joined.get_ydata(), ap[["three", "two"]])
+    (points,) = loss.lines  # nothing lies between two losses
     assert len(points.get_ydata()) == 3, "a run that lacks the parameter has no place"
     with pytest.raises(ValueError, match="differ in no parameter"):
         plots.parameters(compared.varying[[]], ap)
+
+
+def test_a_search_that_ended_says_what_its_best_trial_gained_on_the_first_one():
+    make_run("first", 1)
+    make_run("better", 3)
+    table = pd.DataFrame({"state": "complete", "mAP": [0.7, 0.8], "run": ["first", "better"]})
+    found, text = search.gain(table, 1)
+    assert 0 < found.low < found.difference < found.high
+    assert text.splitlines()[-1] == f"difference of the mAP {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    ranked = pd.DataFrame({"mAP": [0.8], "trial": [1]})
+    shares = pd.Series({"learning_rate": 0.9, "loss": 0.1})
+    said = search.answer(table, ranked, {"learning_rate": 0.00123456, "loss": "asl"}, found, shares)
+    assert said.splitlines() == [
+        "Of 2 trials, trial 1 is best: validation mAP 0.800, where the search began with 0.700.",
+        "learning_rate = 0.00123, loss = asl",
+        f"On the test images that is a gain: {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}].",
+        "As far as 2 trials can tell, learning_rate mattered most.",
+    ]
+    none = pd.Series({"difference": 0.01, "low": -0.01, "high": 0.03})
+    assert "no difference that they can show" in search.answer(table, ranked, {}, none, shares[:0])
+    assert search.gain(table, 0)[0] is None
+    assert search.gain(table.assign(state=["pruned", "complete"]), 1)[0] is None
 
 
 def test_architectures_are_drawn_where_the_table_says():

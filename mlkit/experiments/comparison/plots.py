@@ -112,7 +112,7 @@ def ranking(table: pd.DataFrame, level: float = 0.95) -> Figure:
 
 
 def parameters(varying: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Figure:
-    """A panel per parameter: mAP of the runs over its value; a line joins runs that are equal in everything else.
+    """A panel per parameter: mAP of the runs over its value; along numbers, a line joins runs equal in everything else.
 
     Args:
         varying: what the runs were made from as far as they differ, see `overview.varying`.
@@ -138,7 +138,7 @@ def parameters(varying: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Fi
         _panel(varying[names[number]], keys.drop(columns=names[number]), mean_ap, ax)
         if number % across == 0:
             ax.set_ylabel("mAP on the\nimages that judge")
-    figure.suptitle("mAP by parameter (joined: equal in everything else)")
+    figure.suptitle("mAP by parameter (numbers joined: equal in everything else)")
     return figure
 
 
@@ -159,11 +159,12 @@ def _panel(values: pd.Series, others: pd.DataFrame, mean_ap: pd.Series, ax: Axes
         if many:
             plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
         ax.set_xlim(-0.5, len(order) - 0.5)
-    groups = others.loc[values.index].apply(tuple, axis=1) if others.shape[1] else pd.Series("", values.index)
-    for _, group in values.groupby(groups).groups.items():
-        joined = pd.DataFrame({"x": x[group], "y": mean_ap[group]}).sort_values("x")
-        if joined.x.nunique() > 1:
-            ax.plot(joined.x, joined.y, color=YES, linewidth=1.2, alpha=0.7)
+    if numbers:  # a line between choices would speak of what lies between them
+        groups = others.loc[values.index].apply(tuple, axis=1) if others.shape[1] else pd.Series("", values.index)
+        for _, group in values.groupby(groups).groups.items():
+            joined = pd.DataFrame({"x": x[group], "y": mean_ap[group]}).sort_values("x")
+            if joined.x.nunique() > 1:
+                ax.plot(joined.x, joined.y, color=YES, linewidth=1.2, alpha=0.7)
     ax.plot(x, mean_ap[values.index], "o", color=YES, markersize=5, alpha=0.8, markeredgecolor="white", zorder=3)
     ax.set_xlabel(str(values.name))
     ax.grid(axis="y", alpha=0.3)
