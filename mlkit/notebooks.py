@@ -12,14 +12,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError, WriteError
 from mlkit.files import make_folder, move, project_root, read_json, reason, resolve, shown, write_json
-from mlkit.parameters import check_parameters, known_parameters, notebook_path
+from mlkit.parameters import check_parameters, known_parameters, notebook_path, read_parameters
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
 
@@ -66,11 +66,12 @@ def select(only: str = "", start: str = "") -> list[str]:
     return list(CHAIN[first:])
 
 
-def given_parameters(name: str, chosen: Sequence[str] = CHAIN) -> dict[str, Any]:
+def given_parameters(name: str, settings: Collection[str], chosen: Sequence[str] = CHAIN) -> dict[str, Any]:
     """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run.
 
     Args:
         name: of the run.
+        settings: names of all settings of a training.
         chosen: notebooks that are to be executed. Where the training is among them, what was asked for last counts; where
             they build on the training that is there, what that one was made with.
     """
@@ -78,14 +79,16 @@ def given_parameters(name: str, chosen: Sequence[str] = CHAIN) -> dict[str, Any]
         return {}
     run = Run(named_folder(name))
     manifest, made = _Manifest(run), run.config()["parameters"] if run.id else {}
-    trained = {key: made[key] for key in known_parameters(TRAINING) if key in made}
-    known = {key for notebook in CHAIN for key in known_parameters(notebook)}  # an older mlkit may have had others
-    asked = {key: value for key, value in manifest.parameters.items() if key in known}
+    known = {key for notebook in CHAIN for key in known_parameters(notebook)} | set(settings)
+    # every setting is said, so that no recipe is needed
+    trained = {key: value for key, value in {"recipe": "", **made}.items() if made and key in known}
+    asked = {key: value for key, value in manifest.parameters.items() if key in known}  # an older mlkit may have had others
     return trained | asked if TRAINING in chosen and manifest.speaks_of_training() else asked | trained
 
 
 def run_notebooks(
     given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     name: str = "",
     only: str = "",
     start: str = "",
@@ -95,7 +98,9 @@ def run_notebooks(
     """Execute the notebooks in order into `outputs/<name>/`.
 
     Args:
-        given: parameters; each notebook takes those that it has.
+        given: parameters and settings of the training; each notebook takes the parameters that it has, and those that train
+            the settings, on top of their recipe.
+        settings: all that a training has, see `check_parameters`.
         name: run folder; empty takes one after the data, and another number where that one holds something else.
         only, start: run one notebook, or from one on, again, even where nothing changed.
         overwrite: train again, and replace the run that is in the folder.
@@ -108,16 +113,16 @@ def run_notebooks(
     """
     known = {notebook: known_parameters(notebook) for notebook in CHAIN}
     everything = {key: value for parameters in known.values() for key, value in parameters.items()}
-    given = check_parameters(given, {k: v for k, v in everything.items() if k not in _OWN})
+    own = {key: value for key, value in everything.items() if key not in (*_OWN, "settings")}
+    given = check_parameters(given, {**settings, **own})
     chosen, asked = select(only, start), bool(only or start)
     if overwrite and TRAINING not in chosen:
         raise ParameterError(f"--overwrite replaces a training, and {', '.join(chosen)} train nothing; leave it out")
-    values = {
-        notebook: {**known[notebook], **{k: v for k, v in given.items() if k in known[notebook]}} for notebook in CHAIN
-    }
+    asked_for = {notebook: _parameters_of(given, known[notebook], settings) for notebook in CHAIN}
+    values = {notebook: known[notebook] | asked_for[notebook] for notebook in CHAIN}
     data = _data_state(resolve(values[TRAINING]["images"]), resolve(values[TRAINING]["labels"]))
     digests = {notebook: _digest_of(notebook, values[notebook], data) for notebook in CHAIN}
-    run = _run_folder(name, digests[TRAINING], given, TRAINING in chosen, overwrite, asked)
+    run = _run_folder(name, digests[TRAINING], given, settings, TRAINING in chosen, overwrite, asked)
     with run.claimed():
         manifest, before = _Manifest(run), run.id
         manifest.parameters = given
@@ -126,7 +131,7 @@ def run_notebooks(
             if manifest.holds(notebook, digests[notebook]) and not asked and not overwrite:
                 say(f"{title}: nothing changed, kept")
                 continue
-            parameters = {k: v for k, v in given.items() if k in known[notebook]}
+            parameters = dict(asked_for[notebook])
             if "run" in known[notebook]:
                 parameters["run"] = run.name
             if notebook == TRAINING:
@@ -142,6 +147,14 @@ def run_notebooks(
             manifest.set(notebook, digests[notebook], done=True)
             say(f"{title}: done in {time.monotonic() - started:.0f} s")
     return run
+
+
+def _parameters_of(given: Mapping[str, Any], known: Mapping[str, Any], settings: Collection[str]) -> dict[str, Any]:
+    """What of the given a notebook takes: its own parameters, and in a dictionary the settings of the training."""
+    parameters = {key: value for key, value in given.items() if key in known}
+    if "settings" in known and (top := {key: given[key] for key in given if key in settings and key not in known}):
+        parameters["settings"] = top
+    return parameters
 
 
 class _Manifest:
@@ -175,12 +188,21 @@ class _Manifest:
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
-def _run_folder(name: str, digest: str, given: Mapping[str, Any], trains: bool, overwrite: bool, asked: bool) -> Run:
+def _run_folder(
+    name: str,
+    digest: str,
+    given: Mapping[str, Any],
+    settings: Collection[str],
+    trains: bool,
+    overwrite: bool,
+    asked: bool,
+) -> Run:
     """The folder to work in: one that is free or holds this very training, or that is to be overwritten.
 
     Args:
         digest: of the training.
         given: parameters.
+        settings: names of all settings of a training.
         trains: whether the training is to be executed.
         overwrite: whether the run that is there may be replaced.
         asked: whether notebooks are executed even where nothing changed.
@@ -190,9 +212,10 @@ def _run_folder(name: str, digest: str, given: Mapping[str, Any], trains: bool, 
     """
     data = Path(str(given.get("labels") or known_parameters(TRAINING)["labels"]))
     base, number = name or data.parent.name or "run", 1
+    training = {key: given[key] for key in settings if key in given}
     while True:
         run = Run(named_folder(base if number == 1 else f"{base}-{number}"))
-        why = _obstacle(run, digest, given, trains, asked) if run.id and not (overwrite and trains) else ""
+        why = _obstacle(run, digest, training, trains, asked) if run.id and not (overwrite and trains) else ""
         if not why:
             return run
         if name or (asked and _Manifest(run).holds(TRAINING, digest)):
@@ -207,7 +230,7 @@ def _obstacle(run: Run, digest: str, given: Mapping[str, Any], trains: bool, ask
         return f"an ensemble, there is nothing to train; {ways}" if trains else ""
     if not trains:
         made = run.config()["parameters"]
-        other = [key for key in known_parameters(TRAINING) if key in given and made.get(key, given[key]) != given[key]]
+        other = [key for key in given if made.get(key, given[key]) != given[key]]
         return f"a run with other {', '.join(other)}, which decide its training; leave them out, or {ways}" if other else ""
     if not run.finished:
         return "" if manifest.began(digest) else f"an unfinished run with other parameters, data or code; {ways}"
@@ -222,7 +245,10 @@ def _digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str]
     """Digest of all that decides the result of a notebook, the run aside; `data` is the state of images and labels."""
     cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    own = {key: value for key, value in parameters.items() if key not in _OWN}
+    own = {key: value for key, value in parameters.items() if key not in (*_OWN, "recipe", "settings")}
+    if recipe := parameters.get("recipe"):
+        own = read_parameters(resolve(recipe)) | own
+    own |= parameters.get("settings", {})
     parts = [*_code(source), *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
     parts += [json.dumps(own, sort_keys=True), *data]
     parts += [_file_state(resolve(own[key])) for key in _FILES if own.get(key, "none") not in ("", "none", "imagenet")]

@@ -4,6 +4,7 @@ import ast
 import json
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,6 @@ import yaml
 from mlkit.errors import ParameterError, nearest
 from mlkit.files import project_root, resolve, shown
 
-# Those of a training that say where the data is and how it is read, with their defaults; the others are of `TrainConfig`.
-DATA: dict[str, Any] = {"images": "", "labels": "", "minus_one": "error", "strict": False}
 _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
 _AUTO = {"batch_size"}  # numbers of a notebook that may be left to mlkit
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
@@ -234,10 +233,14 @@ def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
                 value = None
         if isinstance(value, list):
             return [_converted(name, item, default[0], type(default[0])) for item in value] if default else value
+    elif wanted is dict and isinstance(value, str):  # "{epochs: 3}"
+        with suppress(yaml.YAMLError):
+            if isinstance(content := yaml.safe_load(value), dict):
+                return content
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
     kind = _KINDS.get(wanted, f"a {wanted.__name__}")
     raise ParameterError(f"parameter {name} is {value!r}; it must be {kind}, such as {default!r}")
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}

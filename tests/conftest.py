@@ -22,15 +22,13 @@ TINY = "shufflenet_v2_x0_5"  # 0.3 million weights: for what is checked of any n
 FEW = Path(os.environ["MLKIT_OUTPUTS"]).with_name(f"{Path(os.environ['MLKIT_OUTPUTS']).name}-data")
 DATA = {"images": f"{FEW}/images", "labels": f"{FEW}/labels.csv"}
 SMALL = {
-    "02_train_resnet18": {**DATA, "epochs": 1, "image_size": 32, "backbone": TINY},
+    "02_train_resnet18": {**DATA, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "05_evaluate": {"permutations": 100},
-    "07_compare_runs": {"backbones": ["mobilenet_v3_small", TINY], "epochs": 1},
-    "08_tune": {"trials": 2, "epochs": 1, "image_size": 16},
+    "07_compare_runs": {"backbones": ["mobilenet_v3_small", TINY], "settings": {"epochs": 1, "image_size": 32}},
+    "08_tune": {"trials": 2, "settings": {"epochs": 1, "image_size": 16}},
     "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
     "06_missing_labels": {
-        "backbone": TINY,
-        "epochs": 1,
-        "image_size": 16,
+        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16},
         "methods": ["masked_bce", "asl"],
         "fractions": [0.5],
         "seeds": [0, 1],

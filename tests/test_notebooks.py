@@ -6,15 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
 import pytest
 
+from mlkit.cli import main
+from mlkit.cli.given import given_recipe
 from mlkit.errors import ParameterError
 from mlkit.notebooks import CHAIN, TRAINING
-from mlkit.parameters import DATA, check_parameters, convert_parameters, known_parameters, read_parameters
+from mlkit.parameters import Between, check_parameters, convert_parameters, known_parameters, read_parameters
+from mlkit.training import recipe
 from mlkit.training.config import TrainConfig
-from mlkit.training.recipe import Recipe
+from mlkit.training.recipe import Recipe, known_settings
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -133,19 +137,49 @@ def test_nbval_passes_the_committed_numbers_and_fails_a_wrong_one(wrong, tmp_pat
     assert ("mismatch" in result.stdout) == wrong
 
 
-def test_training_notebook_has_every_setting_and_the_defaults_are_the_sample_file():
-    defaults = known_parameters(TRAINING)
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(defaults) == fields | set(DATA) | {"run", "overwrite", "find_learning_rate", "trial"}
-    assert read_parameters(FOLDER / "parameters" / "sample.yaml").items() <= defaults.items()
+def test_notebooks_that_read_data_take_it_and_its_recipe_by_the_same_names():
+    for notebook in ("01_explore_label_imbalance", TRAINING, "06_missing_labels", "08_tune", "10_audit_data"):
+        defaults = known_parameters(notebook)
+        assert {"images", "labels", "recipe", "settings"} <= set(defaults)
+        assert Recipe.read(defaults["recipe"], defaults["settings"], defaults["images"], defaults["labels"])
+    assert len(known_parameters(TRAINING)) <= 8
+
+
+@pytest.mark.parametrize("name", ["sample", "seed"])
+def test_recipe_files_say_what_a_setting_means_as_its_field_does(name):
+    text, known = (FOLDER / "parameters" / f"{name}.yaml").read_text(encoding="utf-8"), known_settings()
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            setting, _, rest = line.partition(":")
+            assert rest.partition("  # ")[2] == known[setting].meaning
+    assert check_parameters(read_parameters(FOLDER / "parameters" / f"{name}.yaml"), known)
+
+
+def test_a_new_setting_is_one_line_in_one_file(monkeypatch, tmp_path, capsys):
+    """A field that is added to the configuration is a setting everywhere: recipes, command line, help, run folder."""
+
+    @dataclasses.dataclass(frozen=True)
+    class More(TrainConfig):
+        dropout: Annotated[float, Between(0, 1), "share of activations that are left out"] = 0.0
+
+    monkeypatch.setattr(recipe, "TrainConfig", More)
+    (tmp_path / "mine.yaml").write_text("dropout: 0.2\n")
+    assert Recipe.read(str(tmp_path / "mine.yaml")).parameters()["dropout"] == 0.2
+    assert given_recipe({"dropout": "0.3"}).config.dropout == 0.3
+    with pytest.raises(ParameterError, match=r"dropout is 2\.0; it must be at least 0 and at most 1"):
+        Recipe.read(settings={"dropout": 2})
+    with pytest.raises(ParameterError, match="unknown parameter 'dropuot'; did you mean 'dropout'"):
+        Recipe.read(settings={"dropuot": 0.1})
+    assert main(["train", "--help-parameters"]) == 0
+    assert "share of activations that are left out [0 to 1]" in capsys.readouterr().out
 
 
 def test_seed_file_is_the_recipe_of_the_seed():
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    seed = check_parameters(read_parameters(FOLDER / "parameters" / "seed.yaml"), defaults)
+    defaults = Recipe().parameters()
+    seed = check_parameters(read_parameters(FOLDER / "parameters" / "seed.yaml"), known_settings())
     assert seed["learning_rate"] == 0.001
     assert (seed["backbone"], seed["weights"], seed["image_size"]) == ("resnet18", "imagenet", 224)
     assert seed.items() <= defaults.items()
-    assert TrainConfig(**seed).pos_weight_policy == "balanced"
+    assert Recipe.of(seed).config.pos_weight_policy == "balanced"
     sample = read_parameters(FOLDER / "parameters" / "sample.yaml")
     assert set(sample) - {"images", "labels"} <= set(seed), "own data must not be trained with settings of the sample"

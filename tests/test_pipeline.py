@@ -18,8 +18,10 @@ from mlkit import notebooks as pipeline
 from mlkit.errors import ParameterError, RunError
 from mlkit.notebooks import CHAIN, NotebookError, run_notebooks, select
 from mlkit.runs import Run
+from mlkit.training.recipe import known_settings
 
 ROOT = Path(__file__).parent.parent
+SETTINGS = known_settings()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs,
     result = mlkit(outputs, "run", "--name", "plain", "--only", "03")
     assert result.returncode == 0, result.stderr
     assert (outputs / "plain" / "Aimonk_multilabel_problem.png").exists()
-    assert pipeline.given_parameters("plain")["images"] == str(sample / "images")
+    assert pipeline.given_parameters("plain", SETTINGS)["images"] == str(sample / "images")
     assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "plain").stderr
 
 
@@ -121,7 +123,7 @@ def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs,
 )
 def test_wrong_parameters_stop_before_anything_runs(given, message, outputs):
     with pytest.raises(ParameterError, match=message):
-        run_notebooks(given)
+        run_notebooks(given, SETTINGS)
     assert not outputs.exists()
 
 
@@ -189,9 +191,9 @@ def tiny_chain(tmp_path, monkeypatch):
 def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, source, reason, capsys):
     tiny_chain(3, source)
     for number in "12":
-        run_notebooks({}, name="x", only=number)
+        run_notebooks({}, SETTINGS, name="x", only=number)
     with pytest.raises(NotebookError) as caught:
-        run_notebooks({}, name="x", timeout=3 if "sleep" in source else None)
+        run_notebooks({}, SETTINGS, name="x", timeout=3 if "sleep" in source else None)
     lines = str(caught.value).splitlines()
     assert lines[0] == "notebook: 03_plot_loss"
     assert lines[1].startswith("cell:     3 ")  # the injected parameters are a cell too
@@ -201,7 +203,7 @@ def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain,
     assert not (run / "03_plot_loss.ipynb").exists()
     tiny_chain(3)
     capsys.readouterr()
-    run_notebooks({}, name="x")
+    run_notebooks({}, SETTINGS, name="x")
     assert capsys.readouterr().out.count("nothing changed, kept") == 2
     assert (run / "04_single_image_inference.ipynb").exists()
 
@@ -223,7 +225,7 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 @POSIX
 def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
     tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
-    program = "from mlkit.notebooks import *\nrun_notebooks({}, name='x')"
+    program = "from mlkit.notebooks import *\nrun_notebooks({}, {}, name='x')"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "asleep" in line:
@@ -236,14 +238,14 @@ def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
 
 
 def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(tiny_chain, outputs, monkeypatch):
-    first = run_notebooks({})
-    assert run_notebooks({}) == first
+    first = run_notebooks({}, SETTINGS)
+    assert run_notebooks({}, SETTINGS) == first
     (Path(os.environ["MLKIT_ROOT"]) / "data" / "labels.csv").write_text("image,a\nx.jpg,0\n")
-    assert (first.name, run_notebooks({}).name) == ("data", "data-2")
+    assert (first.name, run_notebooks({}, SETTINGS).name) == ("data", "data-2")
 
 
 def test_a_finished_training_is_replaced_by_overwrite_alone(executed):
-    run = run_notebooks({"epochs": 6}, name="a")
+    run = run_notebooks({"epochs": 6}, SETTINGS, name="a")
     made = run.id
     for given, part in (
         ({"epochs": 1}, {"only": "02"}),
@@ -252,14 +254,14 @@ def test_a_finished_training_is_replaced_by_overwrite_alone(executed):
         ({"epochs": 1}, {}),
     ):
         with pytest.raises(RunError, match=r"a holds .*--overwrite"):
-            run_notebooks(given, name="a", **part)
+            run_notebooks(given, SETTINGS, name="a", **part)
     with pytest.raises(RunError, match="a holds a run with other epochs, which decide its training"):
-        run_notebooks({"epochs": 1}, name="a", only="05")
+        run_notebooks({"epochs": 1}, SETTINGS, name="a", only="05")
     with pytest.raises(ParameterError, match="--overwrite replaces a training, and 05_evaluate train nothing"):
-        run_notebooks({}, name="a", only="05", overwrite=True)
+        run_notebooks({}, SETTINGS, name="a", only="05", overwrite=True)
     assert run.id == made
     assert executed == [1, 2, 3, 4, 5]
-    run_notebooks({"epochs": 1}, name="a", start="02", overwrite=True)
+    run_notebooks({"epochs": 1}, SETTINGS, name="a", start="02", overwrite=True)
     assert run.id != made
     assert run.config()["parameters"]["epochs"] == 1
 
@@ -269,32 +271,32 @@ def test_part_of_the_chain_without_a_name_leaves_a_training_of_that_name_alone(e
     with trained.claimed():
         trained.write_json("metrics.json", {})
     made = trained.id
-    assert run_notebooks({}, start="02").name == "data-2"
+    assert run_notebooks({}, SETTINGS, start="02").name == "data-2"
     with pytest.raises(RunError, match="data-2 holds this very training, finished; --from 03 goes on from it"):
-        run_notebooks({}, start="02")
+        run_notebooks({}, SETTINGS, start="02")
     assert trained.id == made
 
 
 def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed):
-    run = run_notebooks({}, name="a")
+    run = run_notebooks({}, SETTINGS, name="a")
     other = run.config()["parameters"] | {"epochs": 9}
     with (new := Run.create("a", other, "data", overwrite=True)).claimed():
         new.write_json("metrics.json", {})
     with pytest.raises(RunError, match=r"or not made by `mlkit run`; .*--from 03 to go on from it"):
-        run_notebooks({}, name="a")
+        run_notebooks({}, SETTINGS, name="a")
     manifest = run.read_json("manifest.json")
     (run / "manifest.json").write_text(json.dumps(manifest | {"parameters": {"gone since": 1, "smoothing": 0.5}}))
-    given = pipeline.given_parameters("a", select(start="03"))
+    given = pipeline.given_parameters("a", SETTINGS, select(start="03"))
     assert given["smoothing"] == 0.5
     assert "gone since" not in given
-    assert given["epochs"] == pipeline.given_parameters("a")["epochs"] == 9
-    run_notebooks(given, name="a", start="03")
+    assert given["epochs"] == pipeline.given_parameters("a", SETTINGS)["epochs"] == 9
+    run_notebooks(given, SETTINGS, name="a", start="03")
     assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
     (run / f"{CHAIN[3]}.ipynb").unlink()
-    run_notebooks({}, name="b")
+    run_notebooks({}, SETTINGS, name="b")
     (run.path.parent / "b" / f"{CHAIN[3]}.ipynb").unlink()
     executed.clear()
-    run_notebooks({}, name="b")
+    run_notebooks({}, SETTINGS, name="b")
     assert executed == [4], "what is gone"
 
 
@@ -303,14 +305,14 @@ def test_digest_knows_the_files_and_runs_that_parameters_name(executed, tmp_path
     with (second := Run.create("second", {}, "data")).claimed():
         pass
     given = {"weights": str(tmp_path / "w.pth"), "other": "second"}
-    run_notebooks(given, name="a")
+    run_notebooks(given, SETTINGS, name="a")
     executed.clear()
     Run.create("second", {}, "data", overwrite=True)
-    run_notebooks(given, name="a")
+    run_notebooks(given, SETTINGS, name="a")
     assert executed == [5]
     (tmp_path / "w.pth").write_text("other weights")
     with pytest.raises(RunError, match="other parameters, data or code"):
-        run_notebooks(given, name="a")
+        run_notebooks(given, SETTINGS, name="a")
     assert second.id
 
 
@@ -324,7 +326,7 @@ def test_digest_is_of_the_code_that_a_notebook_reaches_and_not_of_comments(execu
             module.write(text)
         pipeline._module.cache_clear()
         executed.clear()
-        run_notebooks({}, name="a")
+        run_notebooks({}, SETTINGS, name="a")
         return executed
 
     assert executed_after("plots.py", "") == [1, 2, 3, 4, 5]
@@ -350,7 +352,7 @@ def test_parameters_and_parts_that_would_be_ignored_are_refused(executed, capsys
 def test_folder_of_a_training_without_notebooks_is_not_taken_over(tiny_chain):
     Run.create("x", {}, "data")
     with pytest.raises(RunError, match="give another --name"):
-        run_notebooks({}, name="x")
+        run_notebooks({}, SETTINGS, name="x")
 
 
 def test_kernel_is_that_of_the_current_python_whatever_else_is_installed(tiny_chain, tmp_path, monkeypatch):
@@ -358,7 +360,7 @@ def test_kernel_is_that_of_the_current_python_whatever_else_is_installed(tiny_ch
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text("{")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     tiny_chain(1, "import sys; print(sys.executable)")
-    run = run_notebooks({}, only="1")
+    run = run_notebooks({}, SETTINGS, only="1")
     output = nbformat.read(run / f"{CHAIN[0]}.ipynb", as_version=4).cells[-1].outputs[0].text
     assert output.strip() == sys.executable
 

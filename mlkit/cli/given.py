@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError
-from mlkit.files import project_root, shown
+from mlkit.files import resolve, shown
 
 GOES_ON = "the same command goes on where it stopped"  # what a person is told who interrupts it
 
@@ -35,8 +35,8 @@ def data_options() -> argparse.ArgumentParser:
     return data
 
 
-_RECIPES = ("sample", "seed")  # of the sample data, of own data
-_PATHS = ("images", "labels", "image")  # parameters that are a path
+_RECIPES = "notebooks/parameters/{}.yaml"
+_PATHS = ("images", "labels", "image", "recipe")  # parameters that are a path
 _FILES = ("weights", "probe_weights")  # that are a file, or a word
 _WORDS = ("", "imagenet", "none")
 _RUNS = ("prior_run", "other")  # that are a run
@@ -45,9 +45,10 @@ _RUNS = ("prior_run", "other")  # that are a run
 def given_parameters(
     options: argparse.Namespace, earlier: Mapping[str, Any] | None = None, standard: str = ""
 ) -> dict[str, Any]:
-    """Parameters of a call: `earlier`, or a standard file (sample.yaml, seed.yaml for own data); then files, `-p`, data.
+    """Parameters of a call: `earlier`, or a standard recipe (sample.yaml, seed.yaml for own data); then files, `-p`, data.
 
-    Paths that were typed are relative to where the person is, those in a file to the project's root.
+    Paths that were typed are relative to where the person is, those in a file to the project's root. Where the data is
+    stands among the parameters, also when the recipe says it.
     """
     from mlkit.parameters import read_parameters
 
@@ -58,13 +59,22 @@ def given_parameters(
     given |= {name: typed_path(getattr(options, name)) for name in ("images", "labels") if getattr(options, name)}
     if earlier:
         return {**earlier, **given}
-    sample, seed = (read_parameters(project_root() / "notebooks" / "parameters" / f"{name}.yaml") for name in _RECIPES)
+    sample = read_parameters(resolve(_RECIPES.format("sample")))
     own = given.get("images", sample["images"]) != sample["images"]
     if bool(options.images) != bool(options.labels) or (own and "labels" not in given):
         raise MlkitError("--images and --labels belong together: give both, or none for the sample data")
     if standard:
-        return read_parameters(project_root() / "notebooks" / "parameters" / f"{standard}.yaml") | given
-    return (seed if own else sample) | given
+        return read_parameters(resolve(_RECIPES.format(standard))) | given
+    recipe = str(given.setdefault("recipe", _RECIPES.format("seed" if own else "sample")))
+    content = read_parameters(resolve(recipe)) if recipe else sample
+    return {name: content[name] for name in ("images", "labels") if name in content} | given
+
+
+def given_recipe(given: Mapping[str, Any]) -> Any:
+    """The recipe that the parameters of a call come to."""
+    from mlkit.training.recipe import Recipe
+
+    return Recipe.read(str(given.get("recipe", "")), {name: value for name, value in given.items() if name != "recipe"})
 
 
 def typed_path(path: str) -> str:
@@ -94,12 +104,10 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join(words) if os.name == "posix" else subprocess.list2cmdline(words)
 
 
-def settings_table(kind: Any) -> str:
-    """Every setting of a dataclass with its default, what it may be, and its meaning."""
-    from mlkit.parameters import parameters_of
-
+def settings_table(known: Mapping[str, Any]) -> str:
+    """Every setting with its default, what it may be, and its meaning; `known` as of `parameters_of`."""
     rows = [("setting", "default", "meaning")]
-    for name, parameter in parameters_of(kind).items():
+    for name, parameter in known.items():
         allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
         rows.append((name, json.dumps(parameter.default), parameter.meaning + allowed))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]

@@ -21,23 +21,27 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
     from mlkit import notebooks as pipeline
-    from mlkit.data.sample import ensure_sample
+    from mlkit.data.source import DataSource
     from mlkit.errors import ParameterError
     from mlkit.parameters import known_parameters
+    from mlkit.training.recipe import known_settings
 
-    chosen = pipeline.select(options.only, options.start)
+    chosen, settings = pipeline.select(options.only, options.start), known_settings()
+    known = {notebook: known_parameters(notebook) for notebook in pipeline.CHAIN}
+    having = {notebook: [*own, *(settings if "settings" in own else ())] for notebook, own in known.items()}
     for name, _ in options.parameter:
-        having = [notebook for notebook in pipeline.CHAIN if name in known_parameters(notebook)]
-        if having and not set(having) & set(chosen):
-            raise ParameterError(f"{name} is of {', '.join(having)}, which is not executed now; leave it out")
+        notebooks = [notebook for notebook in pipeline.CHAIN if name in having[notebook]]
+        if notebooks and not set(notebooks) & set(chosen):
+            raise ParameterError(f"{name} is of {', '.join(notebooks)}, which is not executed now; leave it out")
     # a part of an earlier run starts from what that run was given, so that it need not be said again
     part = options.only or options.start
-    given = given_parameters(options, pipeline.given_parameters(options.name, chosen) if part else {})
-    ensure_sample(
-        str({**known_parameters(pipeline.TRAINING), **given}["labels"])
-    )  # the first call and the second see the same files
+    given = given_parameters(options, pipeline.given_parameters(options.name, settings, chosen) if part else {})
+    data = {**known[pipeline.TRAINING], **given}
+    DataSource(data["images"], data["labels"]).prepare()  # so that the first call and the second see the same files
     try:
-        result = pipeline.run_notebooks(given, options.name, options.only, options.start, options.overwrite, options.timeout)
+        result = pipeline.run_notebooks(
+            given, settings, options.name, options.only, options.start, options.overwrite, options.timeout
+        )
     except pipeline.NotebookError as error:
         print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
         how = [

@@ -16,26 +16,23 @@ def add_to(commands: Any) -> None:
 
 def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
-    from mlkit.data.dataset import MultiLabelDataset
-    from mlkit.data.sample import FOLDER, ensure_sample
+    from mlkit.data.sample import FOLDER
     from mlkit.errors import ParameterError
     from mlkit.experiments.study import run_study
     from mlkit.experiments.study.findings import advice, differences
     from mlkit.experiments.study.grid import NOT_GIVEN, Study
-    from mlkit.parameters import DATA, check_parameters, parameters_of
-    from mlkit.training.config import TrainConfig
+    from mlkit.parameters import check_parameters, parameters_of
+    from mlkit.training.recipe import Recipe, known_settings
 
-    where = {**DATA, "images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
-    training, asked = parameters_of(TrainConfig), parameters_of(Study)
+    asked = parameters_of(Study)
     given = given_parameters(options, standard="study")
     if name := next((name for name in given if name in NOT_GIVEN), None):
         raise ParameterError(f"{name} is {given[name]!r}, which a study decides by itself: {NOT_GIVEN[name]}")
-    values = where | check_parameters(given, where | training | asked)
-    data = {name: values.pop(name) for name in where}
-    config = TrainConfig(**{name: value for name, value in values.items() if name in training})
-    wanted = Study(**{name: value for name, value in values.items() if name in asked}, config=config)
-    ensure_sample(data["labels"])
-    truth = MultiLabelDataset.from_files(image_size=config.image_size, **data)
+    sample = {"images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
+    values = sample | check_parameters(given, known_settings() | asked)
+    recipe = Recipe.of(values)
+    wanted = Study(**{name: value for name, value in values.items() if name in asked}, config=recipe.config)
+    truth = recipe.open()
     print(truth)
     results = run_study(wanted, truth, options.name or "study")
     print(differences(results).round(3).to_string())

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlkit.cli.given import command_line, data_options, given_parameters, settings_table
+from mlkit.cli.given import command_line, data_options, given_parameters, given_recipe, settings_table
 from mlkit.files import resolve, shown
 
 
@@ -20,42 +20,36 @@ def add_to(commands: Any) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train without a notebook: what notebook 02 does, once or for every fold of a cross-validation."""
-    from mlkit.training.config import TrainConfig
+    from mlkit.training.recipe import known_settings
 
     if options.help_parameters:
-        print(settings_table(TrainConfig))
+        print(settings_table(known_settings()))
         return 0
-    from mlkit.data.dataset import MultiLabelDataset
-    from mlkit.data.sample import ensure_sample
     from mlkit.errors import ParameterError
     from mlkit.evaluation.metrics import macro
-    from mlkit.parameters import DATA, check_parameters, parameters_of
     from mlkit.runs import Run
     from mlkit.training.loop import train as train_model
 
-    values = DATA | check_parameters(given_parameters(options), DATA | parameters_of(TrainConfig))
-    data = {name: values.pop(name) for name in DATA}
+    recipe = given_recipe(given_parameters(options))
     if options.folds is not None:
         if {"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2:
             raise ParameterError(
                 f"--folds is {options.folds}; it must be at least 2, and trains every fold: leave out -p folds and -p fold"
             )
-        values |= {"folds": options.folds, "fold": 0}
-    config = TrainConfig(**values)
-    ensure_sample(data["labels"])
-    dataset = MultiLabelDataset.from_files(image_size=config.image_size, **data)
+        recipe = recipe.but(folds=options.folds, fold=0)
+    dataset = recipe.open()
     print(dataset)
     if options.folds is not None:
         from mlkit.experiments.folds import cross_validate
 
-        name = options.name or resolve(data["labels"]).parent.name or "run"
+        name = options.name or resolve(recipe.source.labels).parent.name or "run"
         if not options.overwrite:  # else the same command begins again, as it was told
             options.goes_on = _goes_on(options, name)
-        _print_folds(cross_validate(dataset, config, name, data, options.overwrite), name)
+        _print_folds(cross_validate(dataset, recipe, name, options.overwrite), name)
         return 0
-    result = Run.create(options.name, config.parameters(**data), dataset.fingerprint, options.overwrite)
+    result = Run.create(options.name, recipe.parameters(), dataset.fingerprint, options.overwrite)
     options.goes_on = _goes_on(options, result.name)
-    table = train_model(dataset, config, result)
+    table = train_model(dataset, recipe.config, result)
     columns = ["positives", "negatives", "chance", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
     print(table[columns].round(3).to_string())
     mean, judged_on = macro(table), result.read_json("metrics.json")["judged_on"]

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import GOES_ON, data_options, given_parameters
+from mlkit.cli.given import GOES_ON, data_options, given_parameters, given_recipe
 from mlkit.errors import MlkitError
 from mlkit.files import resolve, shown
 
@@ -129,7 +129,7 @@ def _begun(options: argparse.Namespace) -> Any:
     if not said and (goes_on or (outputs_root() / name / "tuning.json").exists()):
         return go_on(name)
     space = Path(options.space).absolute() if options.space else SPACE
-    return set_up(name, given, space, not options.no_prune, options.grid)
+    return set_up(name, given_recipe(given), space, not options.no_prune, options.grid)
 
 
 def _print_results(tuning: Any) -> None:

@@ -17,6 +17,7 @@ from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, place
 from mlkit.progress import say
 from mlkit.runs import Run, contents, outputs_root
+from mlkit.training.recipe import Recipe
 
 STRENGTH = 0.01  # inverse of the L2 penalty; features are many and correlated
 
@@ -109,9 +110,7 @@ def linear_head(run: Run) -> pd.DataFrame:
     none = pd.DataFrame({"AP": np.nan}, pd.Index(facts["attributes"], name="attribute"))
     if run.members:
         return none
-    dataset = MultiLabelDataset.from_files(
-        settings["images"], settings["labels"], settings["image_size"], settings["minus_one"], settings["strict"]
-    )
+    dataset = Recipe.of(settings).open()
     weights = [stored.get("weights") for stored in (made.get("contents", {}), contents(settings))]
     if made["data"] != dataset.fingerprint or weights[0] != weights[1]:
         say(f"no linear head: labels, images or weights have changed since {run} was trained; train again to compare")

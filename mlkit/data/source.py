@@ -5,7 +5,7 @@ from typing import Annotated
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.sample import ensure_sample
-from mlkit.parameters import OneOf, check_fields
+from mlkit.parameters import OneOf, check_fields, parameters_of
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,12 @@ class DataSource:
 
     def open(self, image_size: int) -> MultiLabelDataset:
         """Read the labels and decode the images, see `MultiLabelDataset.from_files`, which also says the errors."""
-        ensure_sample(self.labels)
+        self.prepare()
         return MultiLabelDataset.from_files(image_size=image_size, **asdict(self))
+
+    def prepare(self) -> None:
+        """Draw the sample, if it is that and not there yet."""
+        ensure_sample(self.labels)
+
+
+DATA = tuple(parameters_of(DataSource))  # names of the settings that say where the data is and how it is read

@@ -3,9 +3,6 @@
 Each fold is a run of its own, `NAME-fold0`, `NAME-fold1` ...; what they say together goes into the folder `NAME-folds`.
 """
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -14,21 +11,18 @@ from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.predictions import Predictions
 from mlkit.experiments.trainings import train_all
 from mlkit.runs import Run, named_folder
-from mlkit.training.config import TrainConfig
+from mlkit.training.recipe import Recipe
 
 
-def cross_validate(
-    dataset: MultiLabelDataset, config: TrainConfig, name: str, data: dict[str, Any], overwrite: bool = False
-) -> pd.DataFrame:
-    """Train `config.folds` runs and put together what they say on their test images.
+def cross_validate(dataset: MultiLabelDataset, recipe: Recipe, name: str, overwrite: bool = False) -> pd.DataFrame:
+    """Train `recipe.config.folds` runs and put together what they say on their test images.
 
     A fold that is finished, with the same parameters and data, is kept, and an unfinished one goes on.
 
     Args:
         dataset: the data set.
-        config: of every fold; its own `fold` is not used.
+        recipe: of every fold; its own `fold` is not used.
         name: what the names of the folders begin with.
-        data: where the data is, for the run folders, see `TrainConfig.parameters`.
         overwrite: replace other runs that these folders hold.
 
     Returns:
@@ -37,8 +31,8 @@ def cross_validate(
     Raises:
         RunError: if a folder holds another run.
     """
-    configs = {f"{name}-fold{fold}": replace(config, fold=fold) for fold in range(config.folds)}
-    predicted = [Predictions.read(run) for run in train_all(dataset, configs, data, overwrite)]
+    recipes = {f"{name}-fold{fold}": recipe.but(fold=fold) for fold in range(recipe.config.folds)}
+    predicted = [Predictions.read(run) for run in train_all(dataset, recipes, overwrite)]
     folder = Run(named_folder(f"{name}-folds"))
     table = over_folds(predicted)
     parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in predicted]

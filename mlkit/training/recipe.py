@@ -1,7 +1,7 @@
-"""A recipe: all that a training is made from, where its data is and its settings, out of files and of what goes on top."""
+"""A recipe: all that a training is made from, where its data is and its settings, out of a file and of what goes on top."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -10,12 +10,10 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.files import resolve, shown
-from mlkit.parameters import check_parameters, parameters_of, read_parameters
+from mlkit.parameters import Parameter, check_parameters, parameters_of, read_parameters
 from mlkit.training.config import TrainConfig
 
-FOLDER = "notebooks/parameters"
-SEED = f"{FOLDER}/seed.yaml"  # the recipe that others are compared with, and that of own data
-SAMPLE = f"{FOLDER}/sample.yaml"
+SEED = "notebooks/parameters/seed.yaml"  # of own data, and what other recipes are compared with
 
 
 @dataclass(frozen=True)
@@ -26,35 +24,43 @@ class Recipe:
     config: TrainConfig = field(default_factory=TrainConfig)
 
     @classmethod
-    def read(cls, file: str = "", settings: Mapping[str, Any] | None = None, images: str = "", labels: str = "") -> "Recipe":
+    def read(
+        cls, recipe: str = "", settings: Mapping[str, Any] | None = None, images: str = "", labels: str = ""
+    ) -> "Recipe":
         """A recipe file with settings on top.
 
         Args:
-            file: YAML, one `name: value` a line; empty: the defaults.
-            settings: of those that `known_settings` lists.
+            recipe: YAML file, one `name: value` a line; empty: the defaults.
+            settings: on top of the file, of those that `known_settings` lists.
             images, labels: in place of the file's.
 
         Raises:
             ParameterError: for an unknown name, with the nearest known one, or a value that cannot be.
         """
         values: dict[str, Any] = {}
-        if file:
+        if recipe:
             try:
-                values |= check_parameters(read_parameters(resolve(file)), known_settings())
+                values |= check_parameters(read_parameters(resolve(recipe)), known_settings())
             except ParameterError as error:
-                raise ParameterError(f"{shown(file)}: {error}") from None
+                raise ParameterError(f"{shown(resolve(recipe))}: {error}") from None
         values |= check_parameters(settings or {}, known_settings())
         values |= {name: value for name, value in (("images", images), ("labels", labels)) if value}
         return cls.of(values)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe with these settings, and the defaults of the others; names that are none are left out.
+        """The recipe with these settings and the defaults of the others; names that are none are left out.
 
         So the parameters in a run's config.json are a recipe, whichever version of mlkit wrote them.
         """
-        source, config = ({name: values[name] for name in parameters_of(kind) if name in values} for kind in _PARTS)
+        source, config = (
+            {name: values[name] for name in parameters_of(part) if name in values} for part in (DataSource, TrainConfig)
+        )
         return cls(DataSource(**source), TrainConfig(**config))
+
+    def but(self, **settings: Any) -> "Recipe":
+        """The same with other settings of the training."""
+        return replace(self, config=replace(self.config, **settings))
 
     def open(self) -> MultiLabelDataset:
         """The data set, at the image size of the training."""
@@ -65,19 +71,24 @@ class Recipe:
         return asdict(self.source) | asdict(self.config)
 
     def differences(self, other: "Recipe") -> pd.DataFrame:
-        """The settings of the training that differ, a row each: this recipe, the other, and what the setting means."""
+        """The settings of the training that differ from another recipe's.
+
+        Returns:
+            Index setting; columns here, there (the values, as text) and meaning.
+        """
         mine, theirs = asdict(self.config), asdict(other.config)
-        rows = {
-            name: (mine[name], theirs[name], parameter.meaning)
-            for name, parameter in parameters_of(TrainConfig).items()
-            if mine[name] != theirs[name]
-        }
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "there", "meaning"]).rename_axis("setting")
+        known = parameters_of(TrainConfig)
+        names = [name for name in known if mine[name] != theirs[name]]
+        rows = [(name, str(mine[name]), str(theirs[name]), known[name].meaning) for name in names]
+        return pd.DataFrame(rows, columns=["setting", "here", "there", "meaning"]).set_index("setting")
 
 
-_PARTS: Sequence[Any] = (DataSource, TrainConfig)
+def known_settings() -> dict[str, Parameter]:
+    """Every setting that a recipe can have, by name."""
+    return parameters_of(DataSource) | parameters_of(TrainConfig)
 
 
-def known_settings() -> dict[str, Any]:
-    """Every setting that a recipe can have: name -> `Parameter`."""
-    return {name: parameter for part in _PARTS for name, parameter in parameters_of(part).items()}
+def notebook_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a recipe as a notebook that trains takes them."""
+    data = {name: values[name] for name in ("images", "labels")}
+    return {**data, "recipe": "", "settings": {name: value for name, value in values.items() if name not in data}}

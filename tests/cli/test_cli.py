@@ -16,7 +16,7 @@ from conftest import POSIX
 from sklearn.metrics import average_precision_score
 
 from mlkit.cli import COMMANDS, main
-from mlkit.cli.given import data_options, given_parameters, typed_run
+from mlkit.cli.given import data_options, given_parameters, given_recipe, typed_run
 from mlkit.errors import MlkitError, RunError
 from mlkit.evaluation.metrics import chance
 from mlkit.files import project_root, write_json
@@ -151,9 +151,11 @@ def test_own_data_gets_its_recipe_however_it_is_given(way, tmp_path):
         "parameter": ["-p", "images", "a", "-p", "labels", "b.csv"],
         "file": ["-f", str(file)],
     }[way]
-    assert given(*arguments)["image_size"] == 224
-    assert given(*arguments, "-p", "image_size", "64")["image_size"] == "64"
-    assert given()["image_size"] == given("-p", "images", str(project_root() / "data/sample/images"))["image_size"] == 64
+    assert given_recipe(given(*arguments)).config.image_size == 224
+    assert given_recipe(given(*arguments, "-p", "image_size", "48")).config.image_size == 48
+    for sample in ((), ("-p", "images", str(project_root() / "data/sample/images"))):
+        assert given_recipe(given(*sample)).config.image_size == 64
+        assert given(*sample)["labels"] == "data/sample/labels.csv"
     with pytest.raises(MlkitError, match="belong together"):
         given("-p", "images", "a")
 

@@ -1,7 +1,6 @@
 """Runs side by side: listed whatever they lack, ranked on common images, effects of parameters recovered or doubted."""
 
 import warnings
-from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,7 @@ from mlkit.cli import main
 from mlkit.errors import RunError
 from mlkit.evaluation import intervals
 from mlkit.evaluation.predictions import Predictions
-from mlkit.experiments import trainings as sweep
+from mlkit.experiments import trainings
 from mlkit.experiments.comparison import plots
 from mlkit.experiments.comparison.conclusion import answer, architectures
 from mlkit.experiments.comparison.effects import effects, seed_deviation
@@ -22,6 +21,7 @@ from mlkit.experiments.comparison.ranking import Comparison, choose_runs, result
 from mlkit.experiments.search import conclusion as search
 from mlkit.runs import Run, list_runs
 from mlkit.training.config import TrainConfig
+from mlkit.training.recipe import Recipe
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -439,17 +439,16 @@ def test_architectures_are_told_with_their_conditions_fastest_first():
     assert table.conditions.tolist() == ["cpu bf16, 32 px", "cpu bf16, 64 px, backbone frozen"]
 
 
-def test_examples_have_the_settings_of_the_sample_file_and_differ_in_their_network_alone(monkeypatch):
+def test_examples_have_the_settings_of_their_recipe_and_differ_in_their_network_alone(monkeypatch):
     seen = {}
-    monkeypatch.setattr(sweep, "ensure_sample", lambda labels: None)
-    monkeypatch.setattr(sweep.MultiLabelDataset, "from_files", lambda **options: options["image_size"])
-    monkeypatch.setattr(sweep, "train_all", lambda dataset, configs, data: seen.update(configs, dataset=dataset, data=data))
-    sweep.train_examples(["resnet18", "resnet34"], 32, 2)
+    monkeypatch.setattr(Recipe, "open", lambda recipe: recipe.config.image_size)
+    monkeypatch.setattr(trainings, "train_all", lambda dataset, recipes: seen.update(recipes, dataset=dataset))
+    trainings.train_examples(Recipe.read("notebooks/parameters/sample.yaml", {"image_size": 32}), ["resnet18", "resnet34"])
     assert seen["dataset"] == 32
-    assert seen["data"]["labels"] == "data/sample/labels.csv"
     one, two = seen["example-resnet18"], seen["example-resnet34"]
-    assert replace(two, backbone="resnet18") == one
-    assert (one.epochs, one.image_size, one.weights, one.schedule) == (2, 32, "none", "cosine")
+    assert one.source.labels == "data/sample/labels.csv"
+    assert two.but(backbone="resnet18") == one
+    assert (one.config.image_size, one.config.weights, one.config.schedule) == (32, "none", "cosine")
 
 
 # --- figures

@@ -26,7 +26,7 @@ from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
 from mlkit.models.networks import build_model, compute_logits, load_model, normalise, place, save_model
 from mlkit.runs import Run, find_runs
-from mlkit.training.config import TrainConfig
+from mlkit.training.recipe import Recipe
 from mlkit.training.step import model_logits
 
 NAMES = ["sleeves", "plain", "long", "bag"]
@@ -40,7 +40,7 @@ def trained(sample, tmp_path_factory):
     data = {"images": str(sample / "images"), "labels": str(sample / "labels.csv"), "minus_one": "error", "strict": False}
     small = {"image_size": 16, "epochs": 1, "batch_size": 8, "precision": "fp32", "test_fraction": 0.3}
     first, second = ({"backbone": name, "weights": file} for name, file in weights.items())
-    configs = {"a": TrainConfig(**small, **first), "b": TrainConfig(**small, **second, loss="asl", seed=1)}
+    recipes = {"a": Recipe.of(data | small | first), "b": Recipe.of(data | small | second | {"loss": "asl", "seed": 1})}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_OUTPUTS", str(folder))
         dataset = MultiLabelDataset.from_files(data["images"], data["labels"], 16)
@@ -52,8 +52,8 @@ def trained(sample, tmp_path_factory):
             with torch.no_grad():
                 network(normalise(dataset.batch(np.arange(32))[0]))
             torch.save(network.state_dict(), file)
-        train_all(dataset, configs, data)
-        cross_validate(dataset, TrainConfig(**small, **second, folds=3), "cv", data)
+        train_all(dataset, recipes)
+        cross_validate(dataset, Recipe.of(data | small | second | {"folds": 3}), "cv")
     return folder
 
 

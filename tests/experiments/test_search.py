@@ -28,6 +28,7 @@ from mlkit.experiments.search.worker import run_workers, work
 from mlkit.files import Claim, digest_file
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
+from mlkit.training.recipe import Recipe
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -428,7 +429,7 @@ def test_search_does_not_go_on_with_other_labels_or_weights(sample, tmp_path, pl
     weights.write_bytes(b"a")
     data = ["--images", str(sample / "images"), "--labels", str(labels)]
     settings = ["-p", "image_size", "16", "-p", "weights", str(weights)]
-    set_up("s", {"images": data[1], "labels": data[3], "image_size": 16, "weights": str(weights)})
+    set_up("s", Recipe.of({"images": data[1], "labels": data[3], "image_size": 16, "weights": str(weights)}))
     assert go_on("s").contents == {"weights": digest_file(weights)}
     for file, other in ((labels, text.replace("1", "0", 1)), (weights, "b")):
         before = file.read_bytes()

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlkit.data.source import DATA
 from mlkit.experiments.comparison.overview import key, shorten, written
 from mlkit.experiments.comparison.ranking import Comparison
-from mlkit.parameters import DATA
 
 _MANY = 6  # values of a number, above which its halves are compared instead of each value
 _NAMED = 3  # confounders

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlkit.parameters import DATA
+from mlkit.data.source import DATA
 from mlkit.runs import Run, Stopped
 
 FACTS = (

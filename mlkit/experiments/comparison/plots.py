@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from mlkit.data.source import DATA
 from mlkit.experiments.comparison.overview import key, shorten, written
-from mlkit.parameters import DATA
 from mlkit.plots import NO, UNKNOWN, YES, log_axis
 
 _NAMED, _ALL_NAMED = 6, 7  # runs with a colour and a name among many; up to so many have all one

@@ -17,6 +17,7 @@ from mlkit.files import Claim, project_root
 from mlkit.notebooks import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import Stopped
+from mlkit.training.recipe import notebook_parameters
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -122,7 +123,8 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
     try:
         if not run.finished:  # it is, where a worker was killed at the very end
             with run.claimed():
-                execute(TRAINING, run, {**tuning.parameters, **trial.params, **marks_of(trial), **own}, silent=True)
+                values = {**tuning.parameters, **trial.params, **marks_of(trial)}
+                execute(TRAINING, run, notebook_parameters(values) | own, silent=True)
         if run.config()["data"] != tuning.data:
             raise MlkitError(
                 f"labels or images have changed since the search began; {run} cannot be compared with its others"
