@@ -66,7 +66,7 @@ def select(only: str = "", start: str = "") -> list[str]:
     return list(CHAIN[first:])
 
 
-def given_parameters(name: str, settings: Collection[str], chosen: Sequence[str] = CHAIN) -> dict[str, Any]:
+def earlier_parameters(name: str, settings: Collection[str], chosen: Sequence[str] = CHAIN) -> dict[str, Any]:
     """Parameters that the run `name` was made with, by `run_notebooks` or otherwise; empty if there is no such run.
 
     Args:

@@ -108,7 +108,7 @@ def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs,
     result = mlkit(outputs, "run", "--name", "plain", "--only", "03")
     assert result.returncode == 0, result.stderr
     assert (outputs / "plain" / "Aimonk_multilabel_problem.png").exists()
-    assert pipeline.given_parameters("plain", SETTINGS)["images"] == str(sample / "images")
+    assert pipeline.earlier_parameters("plain", SETTINGS)["images"] == str(sample / "images")
     assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "plain").stderr
 
 
@@ -286,10 +286,10 @@ def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed
         run_notebooks({}, SETTINGS, name="a")
     manifest = run.read_json("manifest.json")
     (run / "manifest.json").write_text(json.dumps(manifest | {"parameters": {"gone since": 1, "smoothing": 0.5}}))
-    given = pipeline.given_parameters("a", SETTINGS, select(start="03"))
+    given = pipeline.earlier_parameters("a", SETTINGS, select(start="03"))
     assert given["smoothing"] == 0.5
     assert "gone since" not in given
-    assert given["epochs"] == pipeline.given_parameters("a", SETTINGS)["epochs"] == 9
+    assert given["epochs"] == pipeline.earlier_parameters("a", SETTINGS)["epochs"] == 9
     run_notebooks(given, SETTINGS, name="a", start="03")
     assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
     (run / f"{CHAIN[3]}.ipynb").unlink()

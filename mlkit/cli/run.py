@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
             raise ParameterError(f"{name} is of {', '.join(notebooks)}, which is not executed now; leave it out")
     # a part of an earlier run starts from what that run was given, so that it need not be said again
     part = options.only or options.start
-    given = given_parameters(options, pipeline.given_parameters(options.name, settings, chosen) if part else {})
+    given = given_parameters(options, pipeline.earlier_parameters(options.name, settings, chosen) if part else {})
     data = {**known[pipeline.TRAINING], **given}
     DataSource(data["images"], data["labels"]).prepare()  # so that the first call and the second see the same files
     try:
