@@ -93,6 +93,7 @@ def test_is_small_shows_figures_and_holds_no_path_of_a_machine():
         text = path.read_text(encoding="utf-8")
         assert len(text) < 200_000, path.name
         assert re.search("image/(png|jpeg)", text)
+        assert not re.search(r"plt\.show|savefig", text), "plots.show keeps figures small"
         assert not re.search(r"[\"' ](/home/|/root/|/work/|/Users/|/tmp/)", text), path.name
 
 
