@@ -30,12 +30,12 @@ def train(options: argparse.Namespace) -> int:
     from mlkit.runs import Run
     from mlkit.training.loop import train as train_model
 
+    if options.folds is not None and ({"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2):
+        raise ParameterError(
+            f"--folds is {options.folds}; it must be at least 2, and trains every fold: leave out -p folds and -p fold"
+        )
     recipe = given_recipe(given_parameters(options))
     if options.folds is not None:
-        if {"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2:
-            raise ParameterError(
-                f"--folds is {options.folds}; it must be at least 2, and trains every fold: leave out -p folds and -p fold"
-            )
         recipe = recipe.but(folds=options.folds, fold=0)
     dataset = recipe.open()
     print(dataset)

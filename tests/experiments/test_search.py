@@ -33,14 +33,15 @@ from mlkit.training.recipe import Recipe
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-PARAMETERS = asdict(TrainConfig(weights="none", epochs=3))
+CONFIG = asdict(TrainConfig(weights="none", epochs=3))
+PARAMETERS = Recipe.of(CONFIG).parameters()
 SPACE = Space({"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]})
 
 
 def space(tmp_path, text, **changes):
     file = tmp_path / "space.yaml"
     file.write_text(text)
-    return Space.read(file, PARAMETERS | changes)
+    return Space.read(file, CONFIG | changes)
 
 
 # --- the space
@@ -88,7 +89,7 @@ def test_the_space_that_comes_with_the_project_starts_from_the_recipes():
         given = yaml.safe_load(
             (worker_module.project_root() / "notebooks" / "parameters" / f"{file}.yaml").read_text(encoding="utf-8")
         )
-        config = {**PARAMETERS, **{key: value for key, value in given.items() if key in PARAMETERS}}
+        config = {**CONFIG, **{key: value for key, value in given.items() if key in CONFIG}}
         made = Space.read("notebooks/parameters/space.yaml", config)
         assert set(made.start(config)) == set(made.ranges)
 
@@ -119,6 +120,7 @@ def worth(parameters):
 
 def play(notebook, run, parameters, **options):
     """What notebook 02 does with its parameters, without a training: three epochs, reported, and a finished run."""
+    parameters = parameters | parameters["settings"]
     watcher, epochs, stopped = reporter(parameters["trial"]), [], None
     for epoch in (1, 2, 3):
         epochs.append({"epoch": epoch, "mAP": worth(parameters) * epoch / 3})
@@ -138,7 +140,7 @@ def played(monkeypatch):
     executed = []
 
     def execute(notebook, run, parameters, **options):
-        executed.append((run.name, parameters))
+        executed.append((run.name, parameters["settings"]))
         play(notebook, run, parameters)
 
     monkeypatch.setattr(worker_module, "execute", execute)

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from mlkit.data.labels import from_codes, pos_weight
-from mlkit.files import project_root
 from mlkit.losses import LOSSES, get_loss, masked_bce
-from mlkit.parameters import read_parameters
 from mlkit.training.config import TrainConfig
 from mlkit.training.objective import Objective, choice_gap, contradictions, image_weights, label_gaps
+from mlkit.training.recipe import SEED, Recipe
 
 CPU = torch.device("cpu")
 PLAIN = TrainConfig(weights="none", pos_weight="none")
@@ -135,8 +134,8 @@ def test_what_goes_against_the_paper_of_a_loss_is_named(settings, named):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_loss_contradicts_its_paper_with_the_recipe_of_own_data(loss):
-    seed = read_parameters(project_root() / "notebooks" / "parameters" / "seed.yaml")
-    assert not list(contradictions(TrainConfig(**seed, loss=loss, prior_run="a" if loss == "csl" else "")))
+    recipe = Recipe.read(SEED, {"loss": loss, "prior_run": "a" if loss == "csl" else ""})
+    assert not list(contradictions(recipe.config))
 
 
 def gaps(loss, **columns):
