@@ -169,7 +169,7 @@ def tiny_chain(tmp_path, monkeypatch):
     def write(number, source=None):
         source = source or (TRAINS if number == 2 else "print('ran')")
         text = "images = 'data/images'\nlabels = 'data/labels.csv'\nrun = ''\noverwrite = False\n"
-        text += {2: "epochs = 6\nweights = 'none'", 3: "smoothing = 0.9", 5: "other = ''"}.get(number, "")
+        text += {2: "epochs = 6\nweights = 'none'\nrecipe = ''", 3: "smoothing = 0.9", 5: "other = ''"}.get(number, "")
         cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]})
         spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=spec)

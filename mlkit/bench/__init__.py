@@ -249,7 +249,7 @@ def _memory_parts(
     common = {"backbone": config.backbone, "image_size": config.image_size, "batch_size": config.batch_size}
 
     def memory() -> dict[str, float]:
-        ours = {"images": str(bench.folder), "labels": str(bench.labels), "settings": asdict(training) | {"epochs": 1}}
+        ours = {"images": str(bench.folder), "labels": str(bench.labels), "training": asdict(training) | {"epochs": 1}}
         plain = {"files": [str(file) for file in bench.files], "attributes": 4, "device": config.device, **common}
         return {
             "peak_rss_mb": peak_rss_mb("train_mlkit", work / "memory", **ours),

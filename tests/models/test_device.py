@@ -11,7 +11,8 @@ from mlkit.models import device as device_module
 from mlkit.models.device import Stopwatch, choose_device, determinism, largest_batch, memory_errors
 
 
-def test_precision_and_its_reason_are_said():
+def test_precision_and_its_reason_are_said(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     chosen = choose_device("cpu")
     assert ("bf16 autocast" in str(chosen)) == (chosen.dtype is torch.bfloat16)
     assert "the CPU has" in str(chosen)
