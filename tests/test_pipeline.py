@@ -22,13 +22,14 @@ from mlkit.training.recipe import known_settings
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = known_settings()
+SMALL = ("-p", "image_size", "32")
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """One run of the whole chain by the command line, on the sample data: its outputs folder and what it printed."""
     outputs = tmp_path_factory.mktemp("outputs")
-    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4")
     assert result.returncode == 0, result.stderr
     return outputs, result.stdout
 
@@ -78,9 +79,9 @@ def test_executed_notebooks_are_complete_and_carry_no_progress_bars(chain):
 def test_second_call_skips_what_did_not_change(chain):
     outputs, _ = chain
     before = (outputs / "chain" / "model.pth").stat().st_mtime_ns
-    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4")
     assert result.stdout.count("nothing changed, kept") == len(CHAIN)
-    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "4", "-p", "smoothing", "0.5")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4", "-p", "smoothing", "0.5")
     assert result.stdout.count("nothing changed, kept") == len(CHAIN) - 1
     assert "03_plot_loss: done" in result.stdout
     assert (outputs / "chain" / "model.pth").stat().st_mtime_ns == before
@@ -88,7 +89,7 @@ def test_second_call_skips_what_did_not_change(chain):
 
 def test_other_parameters_never_overwrite_a_named_run(chain):
     outputs, _ = chain
-    result = mlkit(outputs, "run", "--name", "chain", "-p", "epochs", "5")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "5")
     assert result.returncode == 2
     assert "give another --name, or --overwrite" in result.stderr
 

@@ -7,7 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +27,8 @@ from mlkit.experiments.search.setup import set_up
 from mlkit.experiments.search.trials import trials, write_best
 from mlkit.files import Claim, move, write_json
 from mlkit.runs import Run
-from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
+from mlkit.training.recipe import Recipe
 
 PHOTOS = Path(__file__).parent / "photos"
 DATA = {"images": str(PHOTOS / "images"), "labels": str(PHOTOS / "labels.csv")}
@@ -101,13 +100,13 @@ def test_training_frozen_training_prediction_and_the_list_of_runs(outputs, tmp_p
 
 def test_search_and_its_best_settings(outputs, tmp_path, monkeypatch):
     def execute(notebook, run, parameters, silent):
-        config = TrainConfig(**{field.name: parameters[field.name] for field in fields(TrainConfig)})
-        dataset = MultiLabelDataset.from_files(image_size=config.image_size, **DATA)
-        train(dataset, config, Run.create(run.name, config.parameters(**DATA), dataset.fingerprint))
+        recipe = Recipe.read(settings=parameters["settings"], images=parameters["images"], labels=parameters["labels"])
+        dataset = recipe.open()
+        train(dataset, recipe.config, Run.create(run.name, recipe.parameters(), dataset.fingerprint))
 
     monkeypatch.setattr(worker, "execute", execute)
     (tmp_path / "space.yaml").write_text("learning_rate: [1e-3, 1e-2]", encoding="utf-8")
-    tuning = set_up("s", DATA | SMALL | {"image_size": 16}, tmp_path / "space.yaml")
+    tuning = set_up("s", Recipe.of(DATA | SMALL | {"image_size": 16}), tmp_path / "space.yaml")
     tuning.search(2)
     worker.work(tuning)
     table = trials(tuning)
