@@ -19,7 +19,16 @@ from typing import Any
 
 from mlkit.errors import MlkitError, ParameterError, RunError, WriteError
 from mlkit.files import make_folder, move, project_root, read_json, reason, resolve, shown, write_json
-from mlkit.parameters import check_parameters, known_parameters, notebook_path, read_parameters
+from mlkit.parameters import (
+    FILES,
+    NO_FILE,
+    RUNS,
+    check_parameters,
+    known_parameters,
+    notebook_cells,
+    notebook_path,
+    read_parameters,
+)
 from mlkit.progress import SWITCH, bar, say
 from mlkit.runs import HELD, PACKAGES, Run, folder_of, named_folder
 
@@ -243,7 +252,7 @@ def _obstacle(run: Run, digest: str, given: Mapping[str, Any], trains: bool, ask
 
 def _digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str]) -> str:
     """Digest of all that decides the result of a notebook, the run aside; `data` is the state of images and labels."""
-    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    cells = notebook_cells(notebook)
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     own = {key: value for key, value in parameters.items() if key not in (*_OWN, "recipe", "settings")}
     if recipe := parameters.get("recipe"):
@@ -251,13 +260,9 @@ def _digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str]
     own |= parameters.get("settings", {})
     parts = [*_code(source), *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
     parts += [json.dumps(own, sort_keys=True), *data]
-    parts += [_file_state(resolve(own[key])) for key in _FILES if own.get(key, "none") not in ("", "none", "imagenet")]
-    parts += [_run_state(Run(folder_of(own[key]))) for key in _RUNS if own.get(key)]
+    parts += [_file_state(resolve(own[key])) for key in FILES if own.get(key, "none") not in NO_FILE]
+    parts += [_run_state(Run(folder_of(own[key]))) for key in RUNS if own.get(key)]
     return _digest(*parts)
-
-
-_FILES = ("image", "weights", "probe_weights")  # parameters that may name a file
-_RUNS = ("prior_run", "other")  # that may name a run
 
 
 def _code(source: str) -> list[str]:
@@ -353,7 +358,7 @@ def execute(
 
     target, partial = run / f"{notebook}.ipynb", run / f"{notebook}.partial.ipynb"
     make_folder(run.path)
-    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    cells = notebook_cells(notebook)
     position = 0
     # this environment's kernel, whatever else is installed or on JUPYTER_PATH
     own = {SWITCH: "off", "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), HELD: str(run.path)}

@@ -18,6 +18,10 @@ from mlkit.files import project_root, resolve, shown
 
 _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
 _AUTO = {"batch_size"}  # numbers of a notebook that may be left to mlkit
+# Parameters that name a file or a run, and what says that there is none.
+FILES = ("image", "weights")
+RUNS = ("prior_run", "other")
+NO_FILE = ("", "none", "imagenet")
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -177,9 +181,15 @@ def notebook_path(notebook: str) -> Path:
     return project_root() / "notebooks" / f"{notebook}.ipynb"
 
 
+def notebook_cells(notebook: str) -> list[dict[str, Any]]:
+    """Cells of the notebook of that name, as its file has them."""
+    cells: list[dict[str, Any]] = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    return cells
+
+
 def known_parameters(notebook: str) -> dict[str, Any]:
     """Parameters of a notebook, name -> default, read from its tagged cell."""
-    cells = json.loads(notebook_path(notebook).read_text(encoding="utf-8"))["cells"]
+    cells = notebook_cells(notebook)
     (source,) = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}  # type: ignore[attr-defined]
 

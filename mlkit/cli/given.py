@@ -11,6 +11,7 @@ from typing import Any
 
 from mlkit.errors import MlkitError
 from mlkit.files import resolve, shown
+from mlkit.parameters import FILES, NO_FILE, RUNS
 
 GOES_ON = "the same command goes on where it stopped"  # what a person is told who interrupts it
 
@@ -36,10 +37,7 @@ def data_options() -> argparse.ArgumentParser:
 
 
 _RECIPES = "notebooks/parameters/{}.yaml"
-_PATHS = ("images", "labels", "image", "recipe")  # parameters that are a path
-_FILES = ("weights", "probe_weights")  # that are a file, or a word
-_WORDS = ("", "imagenet", "none")
-_RUNS = ("prior_run", "other")  # that are a run
+_PATHS = ("images", "labels", "image", "recipe")  # parameters that are always a path
 
 
 def given_parameters(
@@ -94,9 +92,9 @@ def typed_run(text: str) -> str:
 
 
 def _typed(name: str, value: str) -> str:
-    if name in _PATHS or (name in _FILES and value not in _WORDS):
-        return typed_path(value) if value else value
-    return typed_run(value) if name in _RUNS and value else value
+    if (name in _PATHS and value) or (name in FILES and value not in NO_FILE):
+        return typed_path(value)
+    return typed_run(value) if name in RUNS and value else value
 
 
 def command_line(words: Sequence[str]) -> str:
