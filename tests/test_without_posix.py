@@ -20,7 +20,7 @@ import mlkit.files
 from mlkit.bench import footprint
 from mlkit.cli import given, main
 from mlkit.data.cache import build_cache
-from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.source import DataSource
 from mlkit.errors import ClaimError, WriteError
 from mlkit.experiments.search import worker
 from mlkit.experiments.search.setup import set_up
@@ -161,7 +161,7 @@ def test_pixels_that_another_has_mapped_stay_and_are_begun_anew_once_nobody_has(
 
 
 def test_a_data_set_can_be_sent_to_a_process_that_was_not_forked():
-    dataset = MultiLabelDataset.from_files(image_size=16, **DATA)
+    dataset = DataSource(**DATA).open(16)
     sent = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(sent.batch(np.arange(5))[0], dataset.batch(np.arange(5))[0])
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_train
-from mlkit.data.dataset import MultiLabelDataset, batches
+from mlkit.data.dataset import batches
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
+from mlkit.data.source import DataSource
 from mlkit.errors import MlkitError
 from mlkit.losses import masked_bce
 from mlkit.models.device import choose_device
@@ -68,7 +69,7 @@ def own_peak_mb() -> float:
 def train_mlkit(images: str, labels: str, training: dict[str, Any]) -> None:
     """One epoch of mlkit's training."""
     config = TrainConfig(**training)
-    dataset = MultiLabelDataset.from_files(images, labels, config.image_size)
+    dataset = DataSource(images, labels).open(config.image_size)
     train(dataset, config, Run.create("footprint", {}, dataset.fingerprint, overwrite=True))
 
 
@@ -95,7 +96,7 @@ def read_cache(
         (images / name).write_bytes(data)  # tiny files: what counts is the size of the cache, not that of the images
     labels = Path(folder, f"{count}-labels.csv")
     write_labels(from_codes(np.ones((count, 4)), names, "abcd"), labels)
-    dataset = MultiLabelDataset.from_files(str(images), str(labels), image_size)
+    dataset = DataSource(str(images), str(labels)).open(image_size)
 
     target = choose_device(device, precision, image_size)
     model = place(build_model(backbone, 4, "none", image_size), target).train()

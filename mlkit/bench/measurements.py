@@ -19,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlkit.bench.footprint import wall_seconds
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.cache import cores
-from mlkit.data.dataset import MultiLabelDataset, batches
+from mlkit.data.dataset import batches
 from mlkit.data.duplicates import FINGERPRINT, near_duplicates
 from mlkit.data.images import load_image
+from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
@@ -59,7 +60,7 @@ class Measurements:
             self.left_out["peak_gpu_mb"] = "no CUDA GPU is used"
         self.batch_size = batch_size = int(config.batch_size)
         with redirected(work / "first"):
-            dataset = MultiLabelDataset.from_files(str(folder), str(labels), config.image_size)
+            dataset = DataSource(str(folder), str(labels)).open(config.image_size)
         self.dataset = dataset
         split = split_dataset(dataset, config)
         self.training = np.flatnonzero(split == "train")
@@ -114,7 +115,7 @@ class Measurements:
             before = torch.cuda.memory_allocated()
         with redirected(self.work / "turn"):
             started = time.perf_counter()
-            dataset = MultiLabelDataset.from_files(str(self.folder), str(self.labels), self.config.image_size)
+            dataset = DataSource(str(self.folder), str(self.labels)).open(self.config.image_size)
             decoding = time.perf_counter() - started
             run = Run.create("bench", {}, dataset.fingerprint)
             train(dataset, self.config, run)

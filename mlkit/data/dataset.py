@@ -13,11 +13,9 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStrati
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mlkit.data.cache import PixelCache, build_cache
-from mlkit.data.labelfile import exclude_images, read_labels
+from mlkit.data.cache import PixelCache
 from mlkit.data.labels import to_codes
 from mlkit.errors import LabelError
-from mlkit.files import resolve
 from mlkit.progress import bar
 
 _CHUNK = 64  # images that a thread works on at a time
@@ -41,29 +39,6 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self.targets = torch.from_numpy(to_codes(labels))
         self._cache = cache
         self._rows = np.array([cache.entries[image].row for image in labels.index])
-
-    @classmethod
-    def from_files(
-        cls, images: str, labels: str, image_size: int = 224, minus_one: str = "error", strict: bool = False
-    ) -> "MultiLabelDataset":
-        """Read a label file and decode its images (once: the next call finds them in the pixel cache).
-
-        Args:
-            images: folder that the label file's paths start from.
-            labels: label file, see `read_labels`, which also explains `minus_one`.
-            image_size: side in pixels of the square that every image is resized to.
-            strict: make a missing or broken image an error instead of leaving it out.
-
-        Raises:
-            LabelError: for a label file or an images folder that cannot be used.
-        """
-        table = read_labels(labels, minus_one)
-        folder = resolve(images)
-        if not folder.is_dir():
-            raise LabelError(f"{folder}: no such images folder; check the path")
-        cache = build_cache(folder, list(table.index), image_size)
-        kept, report = exclude_images(table, cache.problems, strict, str(folder))
-        return cls(kept, report, cache)
 
     def with_labels(self, labels: pd.DataFrame) -> "MultiLabelDataset":
         """The images that `labels` names, with these labels; pixels are shared. All must be images of this data set."""

@@ -1,10 +1,14 @@
 """The one door to the data: where images and labels are, and how the label file is read."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
+from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.labelfile import exclude_images, read_labels
 from mlkit.data.sample import ensure_sample
+from mlkit.errors import LabelError
+from mlkit.files import resolve
 from mlkit.parameters import OneOf, check_fields, parameters_of
 
 
@@ -24,10 +28,23 @@ class DataSource:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def open(self, image_size: int) -> MultiLabelDataset:
-        """Read the labels and decode the images, see `MultiLabelDataset.from_files`, which also says the errors."""
+    def open(self, image_size: int = 224) -> MultiLabelDataset:
+        """Read the label file and decode its images (once: the next call finds them in the pixel cache).
+
+        Args:
+            image_size: side in pixels of the square that every image is resized to.
+
+        Raises:
+            LabelError: for a label file or an images folder that cannot be used.
+        """
         self.prepare()
-        return MultiLabelDataset.from_files(image_size=image_size, **asdict(self))
+        table = read_labels(self.labels, self.minus_one)
+        folder = resolve(self.images)
+        if not folder.is_dir():
+            raise LabelError(f"{folder}: no such images folder; check the path")
+        cache = build_cache(folder, list(table.index), image_size)
+        kept, report = exclude_images(table, cache.problems, self.strict, str(folder))
+        return MultiLabelDataset(kept, report, cache)
 
     def prepare(self) -> None:
         """Draw the sample, if it is that and not there yet."""

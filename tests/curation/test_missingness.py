@@ -7,8 +7,8 @@ from conftest import SHARED
 from scipy import stats
 
 from mlkit.curation.missingness import COLUMNS, _properties, image_properties, missingness
-from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labels import from_codes
+from mlkit.data.source import DataSource
 
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here")
 
@@ -107,7 +107,7 @@ def test_properties_are_what_they_are_called():
 
 
 def test_properties_follow_the_images(sample):
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     table = image_properties(dataset)
     assert table.index.equals(dataset.labels.index)
     assert table.colourfulness.idxmin() == "0001.jpg"  # the grey one
@@ -117,7 +117,7 @@ def test_properties_follow_the_images(sample):
 @real_data
 def test_scenes_hidden_at_random_are_found_so_and_hidden_by_brightness_are_found_out():
     folder = SHARED / "scenes"
-    dataset = MultiLabelDataset.from_files(str(folder / "images"), str(folder / "labels.csv"), 32)
+    dataset = DataSource(str(folder / "images"), str(folder / "labels.csv")).open(32)
     properties = image_properties(dataset)
     assert missingness(dataset.labels, properties).p_holm.min() > 0.05
     biased = dataset.labels.copy()

@@ -7,9 +7,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mlkit.curation.probe import features, linear_head, out_of_fold, probe
-from mlkit.data.dataset import MultiLabelDataset, fold_images
+from mlkit.data.dataset import fold_images
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes, to_codes
+from mlkit.data.source import DataSource
 from mlkit.evaluation.metrics import evaluate
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
@@ -27,7 +28,7 @@ def planted(count=400, seed=0, unknown=0.2):
 
 @pytest.fixture(scope="module")
 def dataset(sample, tmp_path_factory):
-    return MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    return DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
 
 
 def test_features_are_those_before_the_head_and_depend_on_the_seed_alone(dataset):
@@ -104,7 +105,7 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     labels = tmp_path / "labels.csv"
     labels.write_text((sample / "labels.csv").read_text(encoding="utf-8"))
     data = {"images": str(sample / "images"), "labels": str(labels), "minus_one": "error", "strict": False}
-    dataset = MultiLabelDataset.from_files(**data, image_size=32)
+    dataset = DataSource(**data).open(32)
     run = Run.create("a", config.parameters(**data), dataset.fingerprint)
     figures = train(dataset, config, run)
     table = linear_head(run)

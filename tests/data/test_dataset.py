@@ -9,17 +9,18 @@ import torch
 from conftest import SHARED
 from torch.utils.data import DataLoader
 
-from mlkit.data.dataset import MultiLabelDataset, batches, fold_images, split_images
+from mlkit.data.dataset import batches, fold_images, split_images
 from mlkit.data.images import load_image
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, label_counts, to_codes
+from mlkit.data.source import DataSource
 from mlkit.errors import LabelError
 
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here")
 
 
 def load(folder, size=16, labels="labels.csv", **options):
-    return MultiLabelDataset.from_files(str(folder / "images"), str(folder / labels), size, **options)
+    return DataSource(str(folder / "images"), str(folder / labels), **options).open(size)
 
 
 @pytest.fixture
@@ -121,10 +122,10 @@ def test_strict_refuses_what_would_be_left_out(folder):
 
 def test_wrong_folder_is_named(folder):
     with pytest.raises(LabelError, match="nowhere: no such images folder; check the path"):
-        MultiLabelDataset.from_files(str(folder / "nowhere"), str(folder / "labels.csv"))
+        DataSource(str(folder / "nowhere"), str(folder / "labels.csv")).open(16)
     (folder / "empty").mkdir()
     with pytest.raises(LabelError, match=r"none of its 8 images can be used .* is the images folder right"):
-        MultiLabelDataset.from_files(str(folder / "empty"), str(folder / "labels.csv"))
+        DataSource(str(folder / "empty"), str(folder / "labels.csv")).open(16)
 
 
 def test_fingerprint_follows_the_data_and_not_the_place_of_the_cache(folder, tmp_path, monkeypatch):

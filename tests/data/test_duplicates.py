@@ -10,10 +10,11 @@ from conftest import SHARED
 from PIL import Image, ImageEnhance
 
 from mlkit.data import duplicates
-from mlkit.data.dataset import MultiLabelDataset, split_images
+from mlkit.data.dataset import split_images
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
 from mlkit.data.sample import make_sample
+from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.training import loop as train
 from mlkit.training.config import TrainConfig
@@ -27,7 +28,7 @@ def dataset_of(folder, pictures, size=64):
     for name, picture in pictures.items():
         picture.save(folder / "images" / name)
     write_labels(from_codes(np.zeros((len(pictures), 1)), pictures, ["a"]), folder / "labels.csv")
-    return MultiLabelDataset.from_files(str(folder / "images"), str(folder / "labels.csv"), size)
+    return DataSource(str(folder / "images"), str(folder / "labels.csv")).open(size)
 
 
 def groups_of(dataset, **options):
@@ -56,7 +57,7 @@ def test_changed_copies_are_found_and_all_else_is_left_alone(sample, tmp_path):
 
 def test_only_the_exact_copy_of_the_sample_set_is_found(tmp_path):
     make_sample(tmp_path / "sample", count=150, seed=5)
-    dataset = MultiLabelDataset.from_files(str(tmp_path / "sample/images"), str(tmp_path / "sample/labels.csv"), 64)
+    dataset = DataSource(str(tmp_path / "sample/images"), str(tmp_path / "sample/labels.csv")).open(64)
     assert groups_of(dataset) == [{"0148.jpg", "0149.jpg"}]
     assert duplicates.contradictions(dataset.labels, duplicates.duplicate_groups(dataset)).attribute.tolist() == ["long"]
 
@@ -147,7 +148,7 @@ def test_fingerprints_are_kept_by_content_with_the_pixel_cache(sample, tmp_path,
 
     def groups():
         hashed.clear()
-        dataset = MultiLabelDataset.from_files(str(tmp_path / "data/images"), str(tmp_path / "data/labels.csv"), 32)
+        dataset = DataSource(str(tmp_path / "data/images"), str(tmp_path / "data/labels.csv")).open(32)
         return duplicates.duplicate_groups(dataset)
 
     monkeypatch.setattr(duplicates, "_fingerprints", counted)
@@ -170,14 +171,14 @@ def test_fingerprints_are_kept_by_content_with_the_pixel_cache(sample, tmp_path,
 
 def test_without_the_search_only_identical_files_stay_together(sample, monkeypatch):
     monkeypatch.setattr(train, "duplicate_groups", None)
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 16)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(16)
     split = train.split_dataset(dataset, TrainConfig(weights="none", near_duplicates=False))
     assert split.groupby(dataset.digests).nunique().eq(1).all()
     assert dataset.digests.duplicated().any()
 
 
 def test_distance_out_of_range_is_refused(sample):
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 16)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(16)
     with pytest.raises(ParameterError, match="distance is 17; it must lie between 0 and 16 bits of 64, 6 say"):
         duplicates.duplicate_groups(dataset, 17)
 
@@ -222,7 +223,7 @@ def test_noise_ceiling_is_the_accuracy_of_the_truth_on_noisy_labels():
 
 @real_data
 def test_product_photos_have_copies_that_stay_on_one_side():
-    dataset = MultiLabelDataset.from_files(str(SHARED / "aimonk/images"), str(SHARED / "aimonk/labels.txt"), 32)
+    dataset = DataSource(str(SHARED / "aimonk/images"), str(SHARED / "aimonk/labels.txt")).open(32)
     groups = duplicates.duplicate_groups(dataset)
     assert 10 <= (groups.value_counts() > 1).sum() <= 20
     assert groups.value_counts().max() <= 4

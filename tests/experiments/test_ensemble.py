@@ -12,7 +12,7 @@ from torch import nn
 
 from mlkit.cli import main
 from mlkit.curation.probe import linear_head
-from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError, RunError, WeightsError
 from mlkit.evaluation import predictions
 from mlkit.evaluation.calibration import Calibration
@@ -43,7 +43,7 @@ def trained(sample, tmp_path_factory):
     recipes = {"a": Recipe.of(data | small | first), "b": Recipe.of(data | small | second | {"loss": "asl", "seed": 1})}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_OUTPUTS", str(folder))
-        dataset = MultiLabelDataset.from_files(data["images"], data["labels"], 16)
+        dataset = DataSource(data["images"], data["labels"]).open(16)
         for name, file in weights.items():
             network = build_model(name, 4, "none", 16).train()
             for module in network.modules():
@@ -83,7 +83,7 @@ def variant(runs, name, meta=None, parameters=None, predictions=None):
 def test_model_gives_the_mean_of_the_members_calibrated_logits_by_which_it_was_judged(runs, sample):
     run = build_ensemble(find_runs(["a", "b"]))
     assert run.path == runs / "ensemble"
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 16)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(16)
     device, expected = choose_device("cpu", "fp32"), 0
     for name in "ab":
         calibration = Calibration.from_dict(load_model(runs / name / "model.pth")[1]["calibration"])

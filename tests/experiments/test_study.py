@@ -12,9 +12,9 @@ from conftest import HANG, POSIX
 from PIL import Image
 
 from mlkit import cli
-from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes, to_codes
+from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError, RunError
 from mlkit.experiments import study as study_module
 from mlkit.experiments.study import plots, run_study, split_and_hide
@@ -41,7 +41,7 @@ STUDY = Study(["masked_bce", "asl"], [0.5], ["random"], [0], config=CONFIG)
 
 @pytest.fixture
 def truth(sample):
-    return MultiLabelDataset.from_files(str(sample / "images"), str(sample / "truth.csv"), 16)
+    return DataSource(str(sample / "images"), str(sample / "truth.csv")).open(16)
 
 
 def table(images=2000, attributes=4, unknown=0.1):
@@ -178,7 +178,7 @@ def test_no_test_image_has_a_resized_copy_among_those_that_teach(sample, tmp_pat
         picture.resize((48, 48)).save(tmp_path / copy)
     codes = np.tile(np.arange(12)[:, None] % [2, 3] == 0, (2, 1)).astype(np.int8)
     write_labels(from_codes(codes, names + copies, ["a", "b"]), tmp_path / "labels.csv")
-    truth = MultiLabelDataset.from_files(str(tmp_path), str(tmp_path / "labels.csv"), 32)
+    truth = DataSource(str(tmp_path), str(tmp_path / "labels.csv")).open(32)
     learnt = []
 
     def look(study, cell, truth, groups, folder):

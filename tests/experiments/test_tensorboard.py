@@ -89,11 +89,11 @@ def folder(tmp_path):
 
 
 def test_event_files_of_a_real_training_equal_its_tables(sample, folder):
-    from mlkit.data.dataset import MultiLabelDataset
+    from mlkit.data.source import DataSource
     from mlkit.training.config import TrainConfig
     from mlkit.training.loop import train
 
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     config = TrainConfig(
         backbone="shufflenet_v2_x0_5", image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32"
     )

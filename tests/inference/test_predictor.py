@@ -10,8 +10,8 @@ from torch import nn
 
 from mlkit import plots
 from mlkit.cli import main
-from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import read_labels
+from mlkit.data.source import DataSource
 from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.predictions import Predictions, summary
@@ -81,7 +81,7 @@ def trained(sample, tmp_path_factory):
     labels = read_labels(sample / "labels.csv").assign(ghost=pd.NA)
     labels.to_csv(folder / "labels.csv", na_rep="NA")
     data = {"images": str(sample / "images"), "labels": str(folder / "labels.csv")}
-    dataset = MultiLabelDataset.from_files(data["images"], data["labels"], 32)
+    dataset = DataSource(data["images"], data["labels"]).open(32)
     network = set_statistics(build_model("shufflenet_v2_x0_5", 2, "none"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     for module in network.train().modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -115,7 +115,7 @@ def test_all_go_one_way_from_pixels_to_logits(trained, sample):
     network, meta = load_model(trained / "model.pth")
     assert statistics_of(network) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)) == (tuple(meta["mean"]), tuple(meta["std"]))
     labels = trained.config()["parameters"]["labels"]
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), labels, 32)
+    dataset = DataSource(str(sample / "images"), labels).open(32)
     predictions = trained.read_table("predictions.csv")
     rows = dataset.labels.index.get_indexer(predictions.image.unique())
     logits = model_logits(trained / "model.pth", dataset, rows, choose_device("cpu", "fp32"))

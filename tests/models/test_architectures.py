@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models import convnext, vision_transformer
 
-from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
@@ -50,7 +50,7 @@ class Trained:
 
     def __init__(self, backbone, sample, folder):
         self.backbone, self.sample, self.folder = backbone, sample, folder
-        self.dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), SIZE)
+        self.dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(SIZE)
         self.config = replace(CONFIG, backbone=backbone, **SETTINGS[backbone])
         self.run = self.again("first")
         self.weights = str(self.run / "model.pth")
@@ -115,7 +115,7 @@ def test_augmented_training_in_the_precision_of_this_machine_goes_on_after_an_in
 
 def test_network_knows_in_inference_what_it_learned_in_eighty_steps(sample):
     """Its batch normalisation comes with a momentum of 0.01, whose statistics are then still half those of the start."""
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), SIZE)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(SIZE)
     pixels, targets = dataset.batch(np.arange(8))
     torch.manual_seed(0)
     model = build_model("mobilenet_v3_small", 4, "none", SIZE)

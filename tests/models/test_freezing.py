@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.source import DataSource
 from mlkit.errors import MlkitError, ParameterError
 from mlkit.models.device import choose_device
 from mlkit.models.freezing import Activations, PartlyFrozen
@@ -76,7 +76,7 @@ def test_border_that_a_skip_connection_crosses_is_refused():
 @pytest.mark.parametrize("freeze", ["backbone", "until:layer3"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_of_all_images_are_those_of_the_lower_stage(sample, tmp_path, freeze, precision):
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     device = choose_device("cpu", precision)
     partly_frozen = PartlyFrozen(network(), "resnet18", freeze, device)
     activations = Activations(dataset, partly_frozen, tmp_path)
@@ -93,7 +93,7 @@ def test_activations_of_all_images_are_those_of_the_lower_stage(sample, tmp_path
 
 
 def test_activations_that_do_not_fit_on_the_disk_are_refused(sample, tmp_path, monkeypatch):
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(MlkitError, match=r"the activations need .* GB in .* free some, or freeze more layers"):
         Activations(dataset, PartlyFrozen(network(), "resnet18", "backbone", DEVICE), tmp_path)

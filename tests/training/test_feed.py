@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlkit.data.dataset import MultiLabelDataset, batches
+from mlkit.data.dataset import batches
+from mlkit.data.source import DataSource
 from mlkit.training.feed import Feed
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -12,7 +13,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 @pytest.fixture
 def dataset(sample):
-    return MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    return DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, pos_weight, to_codes
+from mlkit.data.source import DataSource
 from mlkit.errors import LabelError, MlkitError, ParameterError, RunError
 from mlkit.evaluation import calibration
 from mlkit.evaluation.metrics import evaluate
@@ -43,7 +43,7 @@ CONFIG = TrainConfig(
 
 @pytest.fixture
 def dataset(sample):
-    return MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    return DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
 
 
 def start(name, config, dataset, sample, **options):
@@ -277,7 +277,7 @@ def test_near_duplicates_are_never_on_two_sides_of_the_split(sample, tmp_path):
             image.convert("RGB").resize((140, 140)).save(tmp_path / "images" / copy, format="JPEG", quality=70)
     more = labels.loc[list(copies.values())].set_axis(pd.Index(copies, name="image"))
     write_labels(pd.concat([labels, more]), tmp_path / "labels.csv")
-    both = MultiLabelDataset.from_files(str(tmp_path / "images"), str(tmp_path / "labels.csv"), 32)
+    both = DataSource(str(tmp_path / "images"), str(tmp_path / "labels.csv")).open(32)
     for seed in range(3):
         split = split_dataset(both, replace(CONFIG, test_fraction=0.2, split_seed=seed))
         assert all(split[copy] == split[name] for copy, name in copies.items())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.source import DataSource
 from mlkit.models.device import choose_device
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
@@ -54,7 +54,7 @@ def test_average_follows_the_weights_and_is_applied_for_a_while():
 
 
 def test_range_test_raises_the_rate_and_stops_where_the_loss_explodes(sample, tmp_path):
-    dataset = MultiLabelDataset.from_files(str(sample / "images"), str(sample / "labels.csv"), 32)
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     config = replace(CONFIG, image_size=32, batch_size=16, precision="fp32")
     device = choose_device("cpu", "fp32")
     table = learning_rate_range(dataset, np.arange(len(dataset)), config, device, Run(tmp_path), steps=15)
