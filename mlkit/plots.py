@@ -17,7 +17,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -225,6 +224,8 @@ def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
     names = shortened(table.index[chosen], 24)
     top = pd.DataFrame(values[np.ix_(chosen, chosen)], names, names)
     annotated = len(top) <= _ANNOTATED
+    import seaborn as sns
+
     sns.heatmap(
         top, ax=ax, vmin=0, vmax=1, cmap="cividis", annot=annotated, fmt=".2f", square=True, xticklabels=1, yticklabels=1
     )
@@ -242,6 +243,8 @@ def na_patterns(table: pd.DataFrame, ax: Axes) -> Axes:
     often = pd.Series((table.to_numpy() * table.index.to_numpy()[:, None]).sum(axis=0))
     chosen = most_telling(often)
     cells = top.to_numpy().T[chosen]
+    import seaborn as sns
+
     sns.heatmap(cells, ax=ax, cmap=["#eeeeee", "#333333"], vmin=0, vmax=1, cbar=False, linewidths=1, linecolor="white")
     ax.set_xticks(np.arange(len(top)) + 0.5, [str(count) for count in top.index], rotation=0)
     ax.set_yticks(np.arange(len(chosen)) + 0.5, shortened(table.columns[chosen]), rotation=0)

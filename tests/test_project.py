@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
@@ -61,6 +62,13 @@ def test_modules_of_a_room_import_each_other_in_no_circle():
         imports[name] = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {n.module for n in found}
     order = TopologicalSorter({name: {one for one in others if one in imports} - {name} for name, others in imports.items()})
     assert list(order.static_order())
+
+
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used():
+    slow = {"torchvision", "sklearn", "scipy", "seaborn", "iterstrat"}
+    program = f"import sys, mlkit.plots, mlkit.training.recipe, mlkit.training.loop; print({slow} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
 
 
 def test_every_folder_with_code_is_a_package_which_the_installation_finds():

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import torch
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -183,6 +182,8 @@ def _indicators(labels: pd.DataFrame, groups: Mapping[str, str] | pd.Series | No
 
 def _folds(indicators: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Stratified fold of every row."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     splitter = MultilabelStratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
     fold = np.zeros(len(indicators), np.int64)
     for number, (_, held_out) in enumerate(splitter.split(indicators, indicators)):
@@ -194,6 +195,8 @@ def _held_out(indicators: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Positions of a stratified share of the rows."""
     if math.ceil(share * len(indicators)) >= len(indicators):
         raise LabelError(f"the split leaves no image of {len(indicators)} to train on; lower validation_fraction")
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
     held_out: np.ndarray = next(splitter.split(indicators, indicators))[1]
     return held_out

@@ -7,7 +7,6 @@ training majority, `prevalence_Brier` the Brier score of always predicting the t
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 DEFAULT_THRESHOLD = 0.5
 CALIBRATION_BINS = 15
@@ -199,6 +198,8 @@ def _figures(y: np.ndarray, p: np.ndarray, d: np.ndarray, prior: np.ndarray) -> 
         figures["prevalence_Brier"] = np.square(prior - y).mean()
         figures["ECE"] = expected_calibration_error(p, y)
     if 0 < y.sum() < len(y):
+        from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
         figures["chance"] = chance(int(y.sum()), len(y))
         figures["AP"] = average_precision_score(y, p)
         figures["ROC_AUC"] = roc_auc_score(y, p)

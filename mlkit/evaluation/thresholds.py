@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_curve
 
 from mlkit.errors import ParameterError, nearest
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, checked
@@ -98,6 +97,8 @@ def _choose(p: np.ndarray, y: np.ndarray, name: str, wanted: float) -> float:
     """The threshold for known cells; NaN where a class is absent."""
     if not 0 < y.sum() < len(y):
         return np.nan
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, scores = precision_recall_curve(y, p)
     precision, recall = precision[:-1], recall[:-1]  # the last point is "nothing is present", without a score
     if name == "f1":

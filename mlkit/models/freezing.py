@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torchvision.ops import StochasticDepth
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.memmap import MemmapRows
@@ -114,6 +113,8 @@ class _Tracer(fx.Tracer):
     """Keeps layers whole that behave differently in training and inference; a trace would fix one of the two."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        from torchvision.ops import StochasticDepth
+
         return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
 
 

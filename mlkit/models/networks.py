@@ -1,6 +1,7 @@
 """Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`.
 
-Several networks together are an `Ensemble`, a network as well.
+Several networks together are an `Ensemble`, a network as well. torchvision, which takes seconds to import, is imported where
+a network is made, here as in `pretrained` and `freezing`: most processes make none.
 """
 
 import argparse
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
@@ -195,6 +195,8 @@ def load_torch(path: str | Path) -> Any:
 
 
 def _check(backbone: str, image_size: int) -> None:
+    from torchvision import models
+
     known = models.list_models(module=models)
     if backbone not in known:
         raise ParameterError(f"torchvision has no classification network {backbone!r}{nearest(backbone, known)}")
@@ -205,6 +207,8 @@ def _check(backbone: str, image_size: int) -> None:
 
 def _fresh(backbone: str, image_size: int) -> nn.Module:
     """A network of torchvision with random weights."""
+    from torchvision import models
+
     options: dict[str, Any] = {"image_size": image_size} if backbone.startswith("vit_") else {}
     if backbone in ("googlenet", "inception_v3"):
         # what torchvision itself sets for its weights; without them it only rescales the input

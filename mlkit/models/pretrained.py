@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from mlkit.errors import WeightsError
 from mlkit.progress import say
@@ -34,6 +33,8 @@ def imagenet_network(backbone: str) -> nn.Module:
     Raises:
         WeightsError: if they cannot be had, or the file where torchvision keeps them is of something else.
     """
+    from torchvision import models
+
     weights = models.get_model_weights(backbone).DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     there = file.exists()
@@ -59,6 +60,8 @@ def imagenet_network(backbone: str) -> nn.Module:
 
 def published_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the colours, on 0..1, that torchvision's weights of the network were trained with."""
+    from torchvision import models
+
     transforms = models.get_model_weights(backbone).DEFAULT.transforms()
     return tuple(transforms.mean), tuple(transforms.std)
 
@@ -91,7 +94,9 @@ def load_backbone(model: nn.Module, content: Any, backbone: str, head: str, imag
     versions = None if prefix else getattr(state, "_metadata", None)
     state = _without(state, prefix)
     if "encoder.pos_embedding" in state and "encoder.pos_embedding" in own:
-        state = models.vision_transformer.interpolate_embeddings(image_size, model.patch_size, state)
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        state = interpolate_embeddings(image_size, model.patch_size, state)
     body = OrderedDict((name, value) for name, value in state.items() if not _of_head(name, own, head))
     wanted = {name: value for name, value in own.items() if not name.startswith(f"{head}.")}
     if wrong := _differences(body, wanted):
@@ -202,6 +207,8 @@ def _share(state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> float:
 
 def _of_size(size: int) -> list[str]:
     """The networks of torchvision nearest to so many parameters; a file may lack the head, and have another one."""
+    from torchvision import models
+
     published = {
         name: models.get_model_weights(name).DEFAULT.meta["num_params"] for name in models.list_models(module=models)
     }
@@ -211,6 +218,8 @@ def _of_size(size: int) -> list[str]:
 
 def _outline(backbone: str) -> dict[str, Tensor]:
     """Names and shapes of a network's entries, without memory or initialisation where its code allows that."""
+    from torchvision import models
+
     options = {"init_weights": False} if backbone in ("googlenet", "inception_v3") else {}
     try:
         with torch.device("meta"):
