@@ -118,8 +118,8 @@ def test_the_data_is_looked_at_first_and_audited_in_a_notebook_of_its_own():
 def test_notebooks_of_the_data_open_it_by_a_recipe(name):
     known = known_parameters(name)
     assert list(known)[:4] == ["images", "labels", "recipe", "settings"]
-    plan = Recipe.read(known["recipe"], known["settings"] | {"minus_one": "no"}, known["images"], known["labels"])
-    assert (plan.source.images, plan.source.minus_one, plan.config.image_size) == ("data/sample/images", "no", 64)
+    plan = Recipe.read(known["recipe"], known["settings"] | {"match": "case"}, known["images"], known["labels"])
+    assert (plan.source.images, plan.source.match, plan.config.image_size) == ("data/sample/images", "case", 64)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

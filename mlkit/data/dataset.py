@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mlkit.data.cache import PixelCache
-from mlkit.data.labels import to_codes
+from mlkit.data.labels import one_sided, to_codes
 from mlkit.errors import LabelError
 from mlkit.progress import bar
 
@@ -64,11 +64,13 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
     def __str__(self) -> str:
         total, bad = len(self) + len(self.report), len(self.report)
         text = f"{len(self)} of {total} rows are used, {len(self.attributes)} attributes: {', '.join(self.attributes)}"
+        text = "\n".join([text, *self.labels.attrs.get("notes", []), *one_sided(self.labels)])
         if bad:
             named = ", ".join(f"{row.image} ({row.problem})" for row in self.report.head(5).itertuples())
             missing = int((self.report.problem == "no such file").sum())
             counts = [f"{n} {what}" for n, what in ((missing, "missing"), (bad - missing, "broken")) if n]
             text += f"\nleft out, {' and '.join(counts)}: {named}" + (f" and {bad - 5} more" if bad > 5 else "")
+            text += f"\n{mend}" if (mend := self.report.attrs.get("mend")) else ""
         return text
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Label tables: what is in them, counted.
 
 A label table is a DataFrame: index `image` (path relative to the images folder), one nullable Int8 column per attribute,
-`<NA>` where nobody knows. `attrs["source"]` names the file that it was read from, `attrs["notes"]` lists what the reader
-tidied up.
+`<NA>` where nobody knows. `attrs["source"]` names the file that it was read from, `attrs["notes"]` lists how, where that may
+not be expected.
 """
 
 from collections.abc import Iterable
@@ -62,6 +62,21 @@ def label_counts(labels: pd.DataFrame) -> pd.DataFrame:
         },
         index=pd.Index(labels.columns, name="attribute"),
     )
+
+
+def one_sided(labels: pd.DataFrame, most: int = 8) -> list[str]:
+    """What is known on one side only, a sentence each: attributes without a yes, without a no; of many, the first `most`."""
+    counts = label_counts(labels)
+    known = counts.positives + counts.negatives > 0
+    if known.any() and not counts.negatives.any():
+        return ["every known cell is a yes: a file of positives only, in which a no cannot be told from an unknown cell"]
+    said = []
+    lacks = {"known cell": ~known, "yes": known & (counts.positives == 0), "no": known & (counts.negatives == 0)}
+    for what, lacking in lacks.items():
+        if names := list(counts.index[lacking]):
+            more = f" and {len(names) - most} more" if len(names) > most else ""
+            said.append(f"attributes without a {what}: {', '.join(names[:most])}{more}")
+    return said
 
 
 def cooccurrence(labels: pd.DataFrame) -> pd.DataFrame:

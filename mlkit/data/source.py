@@ -1,12 +1,16 @@
 """The one door to the data: where images and labels are, and how the label file is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
+
+import pandas as pd
 
 from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
-from mlkit.data.labelfile import exclude_images, read_labels
+from mlkit.data.labelfile import LabelFile, read_label_file
+from mlkit.data.names import MATCHES, exclude_images, find_files
 from mlkit.data.sample import ensure_sample
+from mlkit.data.values import plain_values
 from mlkit.errors import LabelError
 from mlkit.files import resolve
 from mlkit.parameters import OneOf, check_fields, parameters_of
@@ -22,11 +26,20 @@ class DataSource:
 
     images: Annotated[str, "folder of images"] = ""
     labels: Annotated[str, "label file: .txt, .csv, .tsv or .parquet"] = ""
-    minus_one: Annotated[str, OneOf(("error", "unknown", "no")), "what -1 means in the label file"] = "error"
+    values: Annotated[dict[str, str], 'what values mean: {"1": "yes", "-1": "no", "0": "NA"}; empty: 1 yes, 0 no'] = field(
+        default_factory=dict
+    )
+    attributes: Annotated[list[str], 'which columns are attributes, names or patterns; "!Age" leaves one out'] = field(
+        default_factory=list
+    )
+    image_column: Annotated[str, "column that names the image; empty: the first, or one called like it"] = ""
+    extension: Annotated[str, "of the image files, where the names have none or another: .jpg"] = ""
+    match: Annotated[str, OneOf(MATCHES), "how names may differ from those of the files"] = "exact"
     strict: Annotated[bool, "a missing or broken image is an error instead of being left out"] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "values", plain_values(self.values))  # YAML makes booleans and numbers of what it can
 
     def open(self, image_size: int = 224) -> MultiLabelDataset:
         """Read the label file and decode its images (once: the next call finds them in the pixel cache).
@@ -38,13 +51,20 @@ class DataSource:
             LabelError: for a label file or an images folder that cannot be used.
         """
         self.prepare()
-        table = read_labels(self.labels, self.minus_one)
+        file = self.read().check()
         folder = resolve(self.images)
         if not folder.is_dir():
             raise LabelError(f"{folder}: no such images folder; check the path")
-        cache = build_cache(folder, list(table.index), image_size)
-        kept, report = exclude_images(table, cache.problems, self.strict, str(folder))
+        names = find_files(folder, list(file.labels.index), self.extension, self.match)
+        table = file.labels.set_axis(pd.Index(names, name="image", dtype=object))
+        table.attrs = file.labels.attrs
+        cache = build_cache(folder, names, image_size)
+        kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)
         return MultiLabelDataset(kept, report, cache)
+
+    def read(self) -> LabelFile:
+        """The label file alone, with all that is wrong in it."""
+        return read_label_file(self.labels, self.values, self.attributes, self.image_column)
 
     def prepare(self) -> None:
         """Draw the sample, if it is that and not there yet."""

@@ -53,6 +53,8 @@ class Recipe:
 
         So the parameters in a run's config.json are a recipe, whichever version of mlkit wrote them.
         """
+        if (old := values.get("minus_one", "error")) != "error":  # what mlkit 0.1 called the only value that was not fixed
+            values = {**values, "values": {"1": "yes", "0": "no", "-1": {"unknown": "NA"}.get(old, old)}}
         source, config = (
             {name: values[name] for name in parameters_of(part) if name in values} for part in (DataSource, TrainConfig)
         )

@@ -104,7 +104,7 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     config = TrainConfig(image_size=32, weights="none", epochs=1, validation_fraction=0.2, test_fraction=0.3)
     labels = tmp_path / "labels.csv"
     labels.write_text((sample / "labels.csv").read_text(encoding="utf-8"))
-    data = {"images": str(sample / "images"), "labels": str(labels), "minus_one": "error", "strict": False}
+    data = {"images": str(sample / "images"), "labels": str(labels), "strict": False}
     dataset = DataSource(**data).open(32)
     run = Run.create("a", config.parameters(**data), dataset.fingerprint)
     figures = train(dataset, config, run)

@@ -96,6 +96,7 @@ def test_report_counts_and_names_what_was_left_out(folder):
     dataset = load(folder)
     assert str(dataset).splitlines() == [
         "5 of 8 rows are used, 3 attributes: a, b, c",
+        "attributes without a yes: c",
         "left out, 2 missing and 1 broken: 0001.jpg (no such file), 0003.jpg (not an image in any known format), "
         "0004.jpg (no such file)",
     ]

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlkit.data.labelfile import exclude_images, read_labels, write_labels
-from mlkit.data.labels import from_codes, to_codes
+from mlkit.data.labelfile import read_label_file, read_labels, write_labels
+from mlkit.data.labels import from_codes, label_counts, to_codes
+from mlkit.data.names import exclude_images
 from mlkit.errors import LabelError
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
@@ -139,25 +141,60 @@ def test_white_space_line_ends_and_byte_order_marks_do_not_matter_in_csv(write, 
 
 @pytest.mark.parametrize("cell", ["-1", "-1.0"])
 def test_minus_one_is_refused_until_a_setting_says_what_it_means(write, refused, cell):
-    text = f"image,sea,sky\na.jpg,1,0\nb.jpg,0,{cell}\n"
-    message = refused("labels.csv", text)
-    assert "labels.csv, line 3, column sky: -1 means" in message
-    assert 'minus_one = "unknown" or minus_one = "no"' in message
-    path = write("labels.csv", text)
-    assert to_codes(read_labels(path, minus_one="unknown")).tolist() == [[1, 0], [0, -1]]
-    assert to_codes(read_labels(path, minus_one="no")).tolist() == [[1, 0], [0, 0]]
+    message = refused("labels.csv", f"image,sea,sky\na.jpg,1,0\nb.jpg,0,{cell}\n")
+    assert (
+        'labels.csv, line 3, column sky: -1 means "unknown" in some data sets and "no" in others, and 0 is here too'
+        in message
+    )
+    assert 'values: {"1": "yes", "0": "no", "-1": "NA"}' in message
+    assert 'values: {"1": "yes", "-1": "no", "0": "NA"} where 0 is difficult (VOC)' in message
+    message = refused("labels.csv", f"image,sea,sky\na.jpg,1,{cell}\n")
+    assert 'values: {"1": "yes", "-1": "no"} or values: {"1": "yes", "-1": "NA"}' in message
+    path = write("labels.csv", f"image,sea,sky\na.jpg,1,0\nb.jpg,0,{cell}\nc.jpg,,1\n")
+    for values, codes in (
+        ({"1": "yes", "0": "no", "-1": "NA"}, [[1, 0], [0, -1], [-1, 1]]),
+        ({1: True, 0: False, -1: None}, [[1, 0], [0, -1], [-1, 1]]),  # as YAML has them
+        ({"1": "yes", "-1": "no", "0": "NA"}, [[1, -1], [-1, 0], [-1, 1]]),
+        ({"1": "yes", "0": "no", "-1": "no", "": "no"}, [[1, 0], [0, 0], [0, 1]]),
+    ):
+        assert to_codes(read_labels(path, values=values)).tolist() == codes
 
 
 def test_minus_one_in_parquet_is_refused_too(tmp_path):
-    pd.DataFrame({"image": ["a.jpg", "b.jpg"], "sea": [1, -1]}).to_parquet(tmp_path / "labels.parquet")
-    with pytest.raises(LabelError, match="line 2, column sea: -1 means"):
+    pd.DataFrame({"file": ["a.jpg", "b.jpg"], "sea": [1, -1]}).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(LabelError, match="row 2, column sea: -1 means"):
         read_labels(tmp_path / "labels.parquet")
-    assert to_codes(read_labels(tmp_path / "labels.parquet", minus_one="no")).tolist() == [[1], [0]]
+    assert to_codes(read_labels(tmp_path / "labels.parquet", values={"1": "yes", "-1": "no"})).tolist() == [[1], [0]]
 
 
-def test_setting_for_minus_one_is_checked(write):
-    with pytest.raises(LabelError, match='minus_one is \'yes\'; it must be "error", "unknown" or "no"'):
-        read_labels(write("labels.txt", "a.jpg 1\n"), minus_one="yes")
+def test_values_may_be_words_and_are_the_only_ones(write, refused):
+    text = "image,sea,sky\na.jpg,Positive,no\nb.jpg,n/a,yes\nc.jpg,,\n"
+    words = {"positive": "yes", "yes": "yes", "no": "no", "N/A": "NA"}
+    assert to_codes(read_labels(write("labels.csv", text), values=words)).tolist() == [[1, 0], [-1, 1], [-1, -1]]
+    by_yaml = yaml.safe_load("values: {positive: yes, yes: yes, no: no, N/A: NA}")["values"]
+    assert to_codes(read_labels(write("labels.csv", text), values=by_yaml)).tolist() == [[1, 0], [-1, 1], [-1, -1]]
+    message = refused("labels.csv", text.replace("Positive", "1"), values=words)
+    assert "line 2, column sea: '1' is not positive, yes, no, n/a or NA" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"1": "maybe"}, """'1' means 'maybe'; it must mean "yes", "no" or "NA\""""),
+        ({"1": "yes", 1.0: "no"}, "'1' has two meanings; keep one"),
+        ({"-1": "NA"}, 'no value means "yes" or "no"'),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(refused, values, message):
+    assert message in refused("labels.txt", "a.jpg 1\n", values=values)
+
+
+def test_voc_has_four_yes_four_no_and_eight_difficult(write):
+    """The counts of a file whose 0 means difficult."""
+    codes = [1, -1, 0, 0] * 4
+    path = write("labels.csv", "image,dog\n" + "".join(f"{i}.jpg,{code}\n" for i, code in enumerate(codes)))
+    counts = label_counts(read_labels(path, values={"1": "yes", "-1": "no", "0": "NA"})).loc["dog"]
+    assert counts[["positives", "negatives", "unknown"]].tolist() == [4, 4, 8]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +211,7 @@ def test_image_outside_of_the_images_folder_is_refused(refused, name, suffix):
 def test_row_without_an_image_is_refused(refused, name):
     message = refused("labels.csv", f"image,sea\na.jpg,1\n{name},1\n")
     assert "labels.csv, line 3: no image name" in message
-    assert "the first column is the path inside the images folder" in message
+    assert "write the path inside the images folder" in message
 
 
 def test_line_break_in_an_image_name_is_refused(refused):
@@ -184,16 +221,128 @@ def test_line_break_in_an_image_name_is_refused(refused):
 @pytest.mark.parametrize(
     ("name", "text", "line", "came"),
     [
-        ("labels.txt", "a.jpg 1 0\nb.jpg 1\n", 2, "1 values where 2"),
-        ("labels.txt", "a.jpg 1 0\n\nb.jpg 1 0 0\n", 3, "3 values where 2"),
-        ("labels.csv", "image,sea,sky\na.jpg,1\n", 2, "1 values where 2"),
-        ("labels.csv", "image,sea,sky\na.jpg,1,0,\n", 2, "3 values where 2"),
-        ("labels.tsv", "image\tsea\na.jpg\n", 2, "0 values where 1"),
+        ("labels.txt", "a.jpg 1 0\nb.jpg 1\n", 2, "1 values where 2 are expected; give one per attribute"),
+        ("labels.txt", "a.jpg 1 0\n\nb.jpg 1 0 0\n", 3, "3 values where 2 are expected; give one per attribute"),
+        ("labels.csv", "image,sea,sky\na.jpg,1\n", 2, "1 values where 2 are expected; give one per attribute"),
+        ("labels.csv", "image,sea,sky\na.jpg,1,0,\n", 2, "3 values where 2 are expected: it ends with a separator too many"),
+        ("labels.tsv", "image\tsea\na.jpg\n", 2, "0 values where 1 are expected; give one per attribute"),
+        (
+            "labels.csv",
+            "image,sea\na.jpg,1\nb.jpg;1\n",
+            3,
+            "0 values where 1 are expected; it seems to be separated by semicolons",
+        ),
+        (
+            "labels.csv",
+            "image;sea\na.jpg;1\nb.jpg,1\n",
+            3,
+            "0 values where 1 are expected; it seems to be separated by commas",
+        ),
     ],
 )
 def test_row_with_the_wrong_number_of_cells_is_refused(refused, name, text, line, came):
-    message = refused(name, text)
-    assert f"{name}, line {line}: {came} are expected; give one per attribute, NA where unknown" in message
+    assert f"{name}, line {line}: {came}" in refused(name, text)
+
+
+def test_advice_on_text_files_is_given_only_for_them(refused):
+    assert ".tsv" not in refused("labels.csv", "image,sea,sky\na.jpg,1\n")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_read_where_the_whole_file_has_them(write, separator):
+    text = "image,sea,sky\na.jpg,1,0\nb c.jpg,,1\n".replace(",", separator)
+    table = read_labels(write("labels.csv", text))
+    assert to_codes(table).tolist() == [[1, 0], [-1, 1]]
+    assert table.attrs["notes"] == [f"cells are separated by {separator!r}"]
+    table = read_labels(write("labels.csv", f"sep={separator}\r\n{text}"))  # as Excel says it
+    assert list(table.columns) == ["sea", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PK\x03\x04rest", "an Excel workbook or another archive; save its sheet as CSV"),
+        (b"\x1f\x8brest", "a gzip archive; unpack it"),
+        (b"PAR1rest", "a Parquet file; name it .parquet"),
+        (b'[{"id": 1}]', "looks like JSON; `mlkit labels convert` makes a label file of it"),
+    ],
+)
+def test_other_files_by_the_name_of_a_table_are_named(refused, content, kind):
+    assert kind in refused("labels.csv", content)
+
+
+def test_text_file_with_a_header_or_commas_is_told_what_a_text_file_is(refused):
+    message = refused("labels.txt", "image sea sky\na.jpg 1 0\n")
+    assert "labels.txt, line 1: 'sea', 'sky' ... are no values; a .txt has no header, write a .csv" in message
+    message = refused("labels.txt", "image,sea\na.jpg,1\n")
+    assert (
+        "it seems to be separated by commas; a .txt has white space between its cells and no header; name this one .csv"
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("uid,Path,sea,sky\n7,a.jpg,1,0\n8,b.jpg,0,\n", "the images are named by column 2, 'Path'"),
+        ("sea,sky,file name\n1,0,a.jpg\n0,,b.jpg\n", "the images are named by column 3, 'file name'"),
+        (",image,sea,sky\n0,a.jpg,1,0\n1,b.jpg,0,\n", "column 1 counts the rows and was passed over"),
+        ("Unnamed: 0,photo,sea,sky\n0,a.jpg,1,0\n1,b.jpg,0,\n", "column 1 counts the rows and was passed over"),
+        (",sea,sky\na.jpg,1,0\nb.jpg,0,\n", ""),  # pandas, names in the index
+        ("what,sea,picture,sky\na.jpg,1,1,0\nb.jpg,0,1,\n", ""),  # an attribute that is called like a column of names
+    ],
+)
+def test_image_column_is_found_by_its_name_and_row_numbers_are_passed_over(write, text, note):
+    chosen = ["!uid"] if "uid" in text else ["!picture"] if "picture" in text else []
+    table = read_labels(write("labels.csv", text), attributes=chosen)
+    assert list(table.index) == ["a.jpg", "b.jpg"]
+    assert list(table.columns) == ["sea", "sky"]
+    assert to_codes(table).tolist() == [[1, 0], [0, -1]]
+    assert note in table.attrs["notes"] or not note
+
+
+def test_two_columns_that_may_name_the_image_ask_for_a_setting(write, refused):
+    text = "id,file,path,sea\n1,a.jpg,x/a.jpg,1\n"
+    assert "columns 2 ('file') and 3 ('path') may each name the image; say which with image_column" in refused(
+        "labels.csv", text
+    )
+    table = read_labels(write("labels.csv", text), image_column="path", attributes=["sea"])
+    assert list(table.index) == ["x/a.jpg"]
+    assert "did you mean 'path'?" in refused("labels.csv", text, image_column="pat")
+
+
+def test_attributes_are_chosen_by_names_and_patterns(write, refused):
+    text = "Path,Sex,Age,wears hat,wears tie\na.jpg,Male,67,1,0\nb.jpg,Female,5,0,1\nc.jpg,Male,1,0,1\n"
+    for chosen in (["wears *"], ["!Sex", "!Age"], ["wears hat", "wears tie"], ["wears *", "!Sex"]):
+        assert list(read_labels(write("labels.csv", text), attributes=chosen)) == ["wears hat", "wears tie"]
+    message = refused("labels.csv", text)
+    assert "line 2, column Sex: 'Male', 'Female' are not 1, 0 or NA; write one of these, or leave the column out" in message
+    assert 'attributes: ["!Sex"]' in message
+    assert "lists 1 more problem)" in message
+    assert "no column is called 'wear hat'; did you mean 'wears hat'?" in refused(
+        "labels.csv", text, attributes=["wear hat"]
+    )
+
+
+def test_tags_in_one_column_are_shown_the_way(refused):
+    assert "`mlkit labels convert --from tags`" in refused("train.csv", "image_name,tags\na,haze primary\nb,clear road\n")
+
+
+def test_all_problems_are_found_at_once(write):
+    text = "image,sea,sky\na.jpg,1,x\nb.jpg,1\n../c.jpg,1,0\nd.jpg,1,0\nd.jpg,0,0\ne.jpg,?,1\nf.jpg,1,0\n"
+    file = read_label_file(write("labels.csv", text))
+    assert [problem.line for problem in file.problems] == [2, 3, 4, 6, 7]
+    assert [str(problem).split(": ")[0].rpartition("labels.csv, ")[2] for problem in file.problems] == [
+        "line 2, column sky", "line 3", "line 4", "line 6, column sea", "line 7, column sea",
+    ]  # fmt: skip
+    assert list(file.labels.index) == ["a.jpg", "d.jpg", "e.jpg", "f.jpg"]
+
+
+def test_parquet_may_have_the_names_in_an_index_without_a_name(tmp_path):
+    pd.DataFrame({"sea": [1, 0]}, index=["a.jpg", "b.jpg"]).to_parquet(tmp_path / "labels.parquet")
+    assert list(read_labels(tmp_path / "labels.parquet").index) == ["a.jpg", "b.jpg"]
+    pd.DataFrame({"file": ["a.jpg", "b.jpg"], "sea": [1, 0]}, index=[5, 7]).to_parquet(tmp_path / "labels.parquet")
+    assert list(read_labels(tmp_path / "labels.parquet", attributes=["sea"]).index) == ["a.jpg", "b.jpg"]
 
 
 def test_file_name_with_spaces_in_a_text_file_is_told_the_way_out(refused):
@@ -218,18 +367,21 @@ def test_missing_header_is_refused(refused, first):
 
 
 @pytest.mark.parametrize(
-    ("header", "name"),
-    [("image,sea,sea", "sea"), ("image,sea,", ""), ("image,sea, sea ", "sea")],
+    ("header", "message"),
+    [
+        ("image,sea,sea", "columns 2 and 3 are both called 'sea'; rename one"),
+        ("image,sea,", "column 3 has no name (a separator too many at the end of the line?)"),
+        ("image,,sea", "column 2 has no name; give it one"),
+        ("image,sea, sea ", "columns 2 and 3 are both called 'sea'; rename one"),
+        ("file,sea,image", "attribute name 'image' is that of the first column"),
+    ],
 )
-def test_attributes_without_a_name_of_their_own_are_refused(refused, header, name):
-    message = refused("labels.csv", f"{header}\na.jpg,1,0\n")
-    assert f"labels.csv, line 1: attribute name {name!r} is empty, padded or taken" in message
-    assert "give each column its own name" in message
-    assert "attribute name 'image' is that of the first column" in refused("labels.csv", "file,sea,image\na.jpg,1,0\n")
+def test_attributes_without_a_name_of_their_own_are_refused(refused, header, message):
+    assert f"labels.csv, line 1: {message}" in refused("labels.csv", f"{header}\na.jpg,1,0\n")
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("labels.txt", "a.jpg\nb.jpg\n"), ("labels.csv", "image\na.jpg\n"), ("labels.csv", "image;sea\n")]
+    ("name", "text"), [("labels.txt", "a.jpg\nb.jpg\n"), ("labels.csv", "image\na.jpg\n"), ("labels.csv", "image\nsea\n")]
 )
 def test_file_without_attributes_is_refused(refused, name, text):
     message = refused(name, text)
@@ -307,10 +459,12 @@ def test_missing_file_is_refused(tmp_path, suffix):
 
 
 def test_repeated_rows_that_agree_collapse_with_a_note(write):
-    table = read_labels(write("labels.txt", "a.jpg 1 NA NA\nb.jpg 0 0 0\n./a.jpg 1 0 NA\n"))
-    assert list(table.index) == ["a.jpg", "b.jpg"]
-    assert to_codes(table).tolist() == [[1, 0, -1], [0, 0, 0]]
-    assert table.attrs["notes"] == ["line 3 repeats a.jpg of line 1; kept once"]
+    file = read_label_file(write("labels.txt", "a.jpg 1 NA NA\nb.jpg 0 0 0\n./a.jpg 1 0 NA\n"))
+    assert list(file.labels.index) == ["a.jpg", "b.jpg"]
+    assert to_codes(file.labels).tolist() == [[1, 0, -1], [0, 0, 0]]
+    assert file.repeats == [(3, "a.jpg", 1)]
+    assert file.lines.tolist() == [1, 2]
+    assert file.notes == ["rows that repeat an image and agree with its first row: 1 (line 3); kept once"]
 
 
 def test_repeated_rows_that_disagree_are_refused(refused):
@@ -364,7 +518,8 @@ def test_image_that_would_be_read_back_otherwise_is_not_written(tmp_path, suffix
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("sea ", "attribute name 'sea ' is empty, padded or taken"),
+        ("sea ", "attribute name 'sea ' has white space that would be lost"),
+        ("", "column 2 has no name"),
         ("image", "attribute name 'image' is that of the first column"),
         ("1", "looks like labels, not like a header"),
     ],
@@ -385,14 +540,15 @@ def test_table_without_cells_is_not_written(tmp_path):
 
 
 @pytest.fixture
-def file_labels(write):
-    return read_labels(write("labels.csv", "image,sea\na.jpg,1\n\nb.jpg,0\na.jpg,1\nsub//c.jpg,1\n"))
+def file(write):
+    return read_label_file(write("labels.csv", "image,sea\na.jpg,1\n\nb.jpg,0\na.jpg,1\nsub//c.jpg,1\n"))
 
 
-def test_unusable_images_are_taken_out_and_reported_with_their_lines(file_labels):
-    kept, report = exclude_images(file_labels, {"sub/c.jpg": "no such file", "b.jpg": "empty", "other.jpg": "not asked"})
+def test_unusable_images_are_taken_out_and_reported_with_their_lines(file):
+    problems = {"sub/c.jpg": "no such file", "b.jpg": "empty", "other.jpg": "not asked"}
+    kept, report = exclude_images(file.labels, problems, lines=file.lines)
     assert list(kept.index) == ["a.jpg"]
-    assert kept.attrs == file_labels.attrs
+    assert kept.attrs == file.labels.attrs
     assert report.to_dict("list") == {
         "image": ["b.jpg", "sub/c.jpg"],
         "line": [4, 6],
@@ -400,9 +556,9 @@ def test_unusable_images_are_taken_out_and_reported_with_their_lines(file_labels
     }
 
 
-def test_table_without_problems_is_kept_whole(file_labels):
-    kept, report = exclude_images(file_labels, {}, strict=True)
-    pd.testing.assert_frame_equal(kept, file_labels)
+def test_table_without_problems_is_kept_whole(file):
+    kept, report = exclude_images(file.labels, {}, strict=True)
+    pd.testing.assert_frame_equal(kept, file.labels)
     assert list(report.columns) == ["image", "line", "problem"]
     assert report.empty
 
@@ -412,14 +568,14 @@ def test_table_that_was_not_read_from_a_file_is_reported_without_lines(labels):
     assert report.to_dict("list") == {"image": ["d.jpg"], "line": [0], "problem": ["empty"]}
 
 
-def test_strict_makes_an_unusable_image_an_error(file_labels):
+def test_strict_makes_an_unusable_image_an_error(file):
     with pytest.raises(LabelError, match=r"labels\.csv: 1 of 3 images cannot be used \(line 4: b\.jpg: empty\)"):
-        exclude_images(file_labels, {"b.jpg": "empty"}, strict=True)
+        exclude_images(file.labels, {"b.jpg": "empty"}, strict=True, lines=file.lines)
 
 
-def test_no_usable_image_is_an_error(file_labels):
+def test_no_usable_image_is_an_error(file):
     with pytest.raises(LabelError, match=r"none of its 3 images can be used .*; is the images folder right\?"):
-        exclude_images(file_labels, dict.fromkeys(file_labels.index, "no such file"))
+        exclude_images(file.labels, dict.fromkeys(file.labels.index, "no such file"))
 
 
 def test_long_list_of_unusable_images_is_cut(tmp_path):
