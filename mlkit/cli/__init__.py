@@ -11,13 +11,13 @@ import sys
 import textwrap
 
 import mlkit
-from mlkit.cli import bench, ensemble, predict, run, runs, study, tensorboard, train, tune
+from mlkit.cli import bench, ensemble, labels, predict, run, runs, study, tensorboard, train, tune
 from mlkit.errors import MlkitError, WriteError
 from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
     "start": (run, train),
-    "data": (study,),
+    "data": (labels, study),
     "many runs": (runs, tune, ensemble, tensorboard),
     "use a model": (predict,),
     "machine": (bench,),

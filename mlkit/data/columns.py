@@ -58,9 +58,9 @@ class Columns:
         if not file.header and not {normal(cell) for cell in first[1:]} & {*codes, "1", "0", "-1"} and len(first) > 2:
             raise LabelError(f"{where}: {first[1]!r}, {first[2]!r} ... are no values; a .txt has no header, write a .csv")
         index = len(names) > 1 and names[0] in ("", "Unnamed: 0") and bool(first) and first[0].strip().isdecimal()
-        image = _image_column(names, first, codes, image_column, int(index), where)
+        image = find_image_column(names, first, codes, image_column, int(index), where)
         rest = [i for i in range(int(index), len(names)) if i != image]
-        places = [i for i in rest if _is_chosen(names[i], chosen)]
+        places = [i for i in rest if is_chosen(names[i], chosen)]
         for pattern in (pattern.removeprefix("!") for pattern in chosen):
             if not any(names[i] == pattern or fnmatchcase(names[i], pattern) for i in rest):
                 raise LabelError(f"{where}: attributes: no column is called {pattern!r}{nearest(pattern, names)}")
@@ -101,7 +101,7 @@ def check_attributes(
         taken[name] = column
 
 
-def _image_column(
+def find_image_column(
     names: Sequence[str], first: Sequence[str], codes: Mapping[str, int], asked: str, start: int, where: str
 ) -> int:
     """Position of the column that names the image; `start`: of the first that may."""
@@ -122,7 +122,7 @@ def _image_column(
     return called[0]
 
 
-def _is_chosen(name: str, chosen: Sequence[str]) -> bool:
+def is_chosen(name: str, chosen: Sequence[str]) -> bool:
     def is_in(patterns: Sequence[str]) -> bool:
         return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 

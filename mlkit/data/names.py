@@ -93,6 +93,16 @@ def mends(folder: Path, names: Sequence[str]) -> str:
     return f"of {len(lost):,} names without a file, {', '.join(told)}" if told else ""
 
 
+def compare(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str], str]:
+    """Names that have no file, pictures that have no name, and what would find files for the names (see `mends`)."""
+    if not folder.is_dir():
+        raise LabelError(f"{folder}: no such images folder; check the path")
+    known = set(names)
+    pictures = Image.registered_extensions()
+    unnamed = [file for file in _files(folder) if file not in known and PurePosixPath(file).suffix.lower() in pictures]
+    return _without_file(folder, names), sorted(unnamed), mends(folder, names)
+
+
 def exclude_images(
     labels: pd.DataFrame,
     problems: Mapping[str, str],

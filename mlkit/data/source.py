@@ -55,7 +55,7 @@ class DataSource:
         folder = resolve(self.images)
         if not folder.is_dir():
             raise LabelError(f"{folder}: no such images folder; check the path")
-        names = find_files(folder, list(file.labels.index), self.extension, self.match)
+        names = self.files_of(file)
         table = file.labels.set_axis(pd.Index(names, name="image", dtype=object))
         table.attrs = file.labels.attrs
         cache = build_cache(folder, names, image_size)
@@ -65,6 +65,10 @@ class DataSource:
     def read(self) -> LabelFile:
         """The label file alone, with all that is wrong in it."""
         return read_label_file(self.labels, self.values, self.attributes, self.image_column)
+
+    def files_of(self, file: LabelFile) -> list[str]:
+        """Files of the images that a label file names, from the images folder."""
+        return find_files(resolve(self.images), list(file.labels.index), self.extension, self.match)
 
     def prepare(self) -> None:
         """Draw the sample, if it is that and not there yet."""

@@ -47,7 +47,7 @@ class TableFile:
         self.path = resolve(path)
         suffix = self.path.suffix.lower()
         if suffix not in SUFFIXES:
-            raise LabelError(f"{shown(self.path)}: unknown label format {suffix!r}; use {FORMATS}")
+            raise LabelError(f"{shown(self.path)}: unknown label format {suffix!r}; use {FORMATS}, or see `mlkit labels`")
         if not self.path.is_file():
             raise LabelError(f"{self.path}: no such label file; check the path")
         self.header: list[str] = []
