@@ -62,7 +62,8 @@ def check(options: argparse.Namespace) -> int:
     counts = label_counts(file.labels)
     print(f"{shown(source.labels)}: {len(file.labels):,} images, {counts.shape[0]} attributes")
     print(counts.rename(columns={"positives": "yes", "negatives": "no", "unknown": "NA"}).round(3).to_string())
-    print(*file.notes, *one_sided(file.labels), sep="\n")
+    for note in (*file.notes, *one_sided(file.labels)):
+        print(note)
     wrong = [str(problem) for problem in file.problems]
     if source.images:
         missing, unlabelled, mend = compare(resolve(source.images), source.files_of(file))

@@ -28,7 +28,9 @@ def read_labelstudio(path: Path, options: Options) -> pd.DataFrame:
 
     A task that nobody annotated, or whose annotation was cancelled, is unknown throughout.
     """
-    tasks = list(_tasks(path, options))
+    rows = _rows(path)
+    tasks = list(_tasks(path, rows, options))
+    written: list[str] = next((row["data"]["attributes"] for row in rows if "attributes" in row.get("data", {})), [])
     codes = code_of_values(options.values or _WORDS)
     choices: dict[str, set[str]] = {}
     for _, answers in tasks:
@@ -36,6 +38,8 @@ def read_labelstudio(path: Path, options: Options) -> pd.DataFrame:
             choices.setdefault(name, set()).update(map(normal, said))
     questions = {name for name, said in choices.items() if said <= set(codes)}
     statements = Statements(shown(path), options, present_only=questions != set(choices))
+    for name in written:  # by `write_labelstudio`
+        statements.attribute(name)
     for image, answers in tasks:
         statements.image(image, seen=answers is not None)
         for name, said in answers or ():
@@ -59,10 +63,12 @@ def write_labelstudio(labels: pd.DataFrame, path: Path, prefix: str = "") -> Non
     """
     words = {1: "yes", 0: "no"}
     names = [str(name) for name in labels]
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for image, row in zip(labels.index, to_codes(labels).tolist(), strict=True):
         result = [_answer(name, words[code]) for name, code in zip(names, row, strict=True) if code in words]
         tasks.append({"data": {"image": f"{prefix}{image}"}, "annotations": [{"result": result}]})
+    if tasks:
+        tasks[0]["data"]["attributes"] = names  # which and in which order, also those of which nothing is known
     fields = "".join(
         f'  <Header value={quoteattr(name)}/>\n  <Choices name={quoteattr(name)} toName="image">'
         '<Choice value="yes"/><Choice value="no"/></Choices>\n'
@@ -111,15 +117,21 @@ def is_labelstudio(path: Path) -> bool:
     return isinstance(first, dict) and ("data" in first or "annotation_id" in first)
 
 
-def _tasks(path: Path, options: Options) -> Iterator[tuple[str, list[tuple[str, list[str]]] | None]]:
-    """Image of each task and its answers, field and choices; None where nobody answered."""
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Tasks of an export, as they stand in it."""
     if path.suffix.lower() in (".csv", ".tsv"):
         file = TableFile(path)
-        rows: Any = [dict(zip(file.header, cells, strict=False)) for _, cells in file]
-    else:
-        rows = _json(path)
+        return [dict(zip(file.header, cells, strict=False)) for _, cells in file]
+    rows = _json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise LabelError(f"{shown(path)}: no list of tasks; export it from Label Studio as JSON, JSON-MIN or CSV")
+    return rows
+
+
+def _tasks(
+    path: Path, rows: list[dict[str, Any]], options: Options
+) -> Iterator[tuple[str, list[tuple[str, list[str]]] | None]]:
+    """Image of each task and its answers, field and choices; None where nobody answered."""
     for row in rows:
         data = row.get("data", row)
         key = options.image_column or next(

@@ -10,13 +10,18 @@ from mlkit.data.formats.statements import Options
 from mlkit.errors import LabelError
 from mlkit.files import shown
 
-TAGS = ("tags", "labels", "label", "tag", "classes", "class", "labelname", "categories", "category", "objects")
+_TAGS = re.compile(r"(tags?|labels?|labelname|class|classes|category|categories|objects)\Z")
 _IMAGES = ("image", "imageid", "imagename", "imagepath", "filename", "filepath", "path", "file")
 
 
 def plain(name: str) -> str:
     """A column's name without case, spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.lower())
+
+
+def is_of_tags(name: str) -> bool:
+    """Whether a column is called like one of tags: tags, Finding Labels, class ..."""
+    return bool(_TAGS.search(plain(name)))
 
 
 def json_lists(path: Path, options: Options) -> Iterator[tuple[str, list[str]]]:
@@ -30,7 +35,7 @@ def json_lists(path: Path, options: Options) -> Iterator[tuple[str, list[str]]]:
         except ValueError as error:
             raise LabelError(f"{where}: not JSON ({error})") from None
         image = options.image_column or next((name for name in row if plain(name) in _IMAGES), "")
-        column = options.column or next((name for name in row if plain(name) in TAGS), "")
+        column = options.column or next((name for name in row if is_of_tags(name)), "")
         if image not in row or column not in row:
             raise LabelError(
                 f"{where}: which of {list(row)} holds the labels, which the image? Say --column, -p image_column"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.data.columns import find_image_column, is_chosen
-from mlkit.data.formats.lists import TAGS, json_lists, list_column, parquet_lists, plain
+from mlkit.data.formats.lists import is_of_tags, json_lists, list_column, parquet_lists, plain
 from mlkit.data.formats.statements import Options, Statements, say_all
 from mlkit.data.labels import from_codes
 from mlkit.data.tablefile import SUFFIXES, TableFile
@@ -85,7 +85,7 @@ def is_long(path: Path) -> bool:
         return False
     file = TableFile(path)
     named = {plain(name) for name in file.header}
-    if not ({"labelname"} & named or (len(file.header) <= 3 and set(TAGS) & named)):
+    if not ({"labelname"} & named or (len(file.header) <= 3 and any(map(is_of_tags, file.header)))):
         return False
     image, label = _two(file, Options())
     rows = [row for _, (_, row) in zip(range(1000), file, strict=False)]
@@ -104,7 +104,7 @@ def is_tags(path: Path) -> bool:
     if path.suffix.lower() == ".parquet":
         return list_column(path) is not None
     file = TableFile(path)
-    named = [name for name in file.header if plain(name) in TAGS]
+    named = [name for name in file.header if is_of_tags(name)]
     rows = [row for _, (_, row) in zip(range(100), file, strict=False) if len(row) == len(file.header)]
     codes = {*code_of_values({}), "-1"}
     return bool(named) and any(normal(row[file.header.index(named[0])]) not in codes for row in rows)
@@ -120,7 +120,7 @@ def _two(file: TableFile, options: Options) -> tuple[int, int]:
                 f"{file.where(file.line)}: no column is called {options.column!r}{nearest(options.column, file.header)}"
             )
         return image, file.header.index(options.column)
-    found = [i for i, name in enumerate(file.header) if plain(name) in TAGS and i != image]
+    found = [i for i, name in enumerate(file.header) if is_of_tags(name) and i != image]
     others = [i for i in range(len(file.header)) if i != image]
     if not found and len(others) != 1:
         raise LabelError(f"{file.where(file.line)}: which of {file.header} holds the labels? Say it with --column")
