@@ -17,7 +17,6 @@ from mlkit.errors import ParameterError, nearest
 from mlkit.files import project_root, resolve, shown
 
 _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
-_AUTO = {"batch_size"}  # numbers of a notebook that may be left to mlkit
 # Parameters that name a file or a run, and what says that there is none.
 FILES = ("image", "weights")
 RUNS = ("prior_run", "other")
@@ -92,7 +91,7 @@ class Parameter:
         """One of the type of its default."""
         if isinstance(default, cls):
             return default
-        return cls(name, default, (int, str), (OneOf(("auto",)),)) if name in _AUTO else cls(name, default, (type(default),))
+        return cls(name, default, (type(default),))
 
     @property
     def words(self) -> list[str]:

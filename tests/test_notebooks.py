@@ -69,8 +69,6 @@ def test_parameters_are_converted_before_they_are_used(path):
     namespace = known | texts | {"else": "5"}
     convert_parameters(path.stem, namespace)
     assert namespace == known | {"else": "5"}
-    if "batch_size" in known:
-        convert_parameters(path.stem, namespace | {"batch_size": "auto"})
     for name in texts:
         with pytest.raises(ParameterError, match=f"parameter {name} is 'maybe'; it must be"):
             convert_parameters(path.stem, known | {name: "maybe"})

@@ -106,12 +106,12 @@ def linear_head(run: Run) -> pd.DataFrame:
         RunError: if the run is not finished. MlkitError: if its data or weights are not there any more.
     """
     facts, made = run.read_json("metrics.json"), run.config()
-    settings, evaluated_on = made["parameters"], facts["judged_on"]
+    parameters, evaluated_on = made["parameters"], facts["judged_on"]
     none = pd.DataFrame({"AP": np.nan}, pd.Index(facts["attributes"], name="attribute"))
     if run.members:
         return none
-    dataset = Recipe.of(settings).open()
-    weights = [stored.get("weights") for stored in (made.get("contents", {}), contents(settings))]
+    dataset = Recipe.of(parameters).open()
+    weights = [stored.get("weights") for stored in (made.get("contents", {}), contents(parameters))]
     if made["data"] != dataset.fingerprint or weights[0] != weights[1]:
         say(f"no linear head: labels, images or weights have changed since {run} was trained; train again to compare")
         return none
@@ -122,7 +122,7 @@ def linear_head(run: Run) -> pd.DataFrame:
             return kept
     split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
     training, evaluated = (split == "train").to_numpy(), (split == evaluated_on).to_numpy()
-    inputs = features(dataset, settings["backbone"], settings["weights"], settings["device"], seed=settings["seed"])
+    inputs = features(dataset, **{name: parameters[name] for name in ("backbone", "weights", "device", "seed")})
     probabilities = probe(inputs, dataset.labels, training, rows=evaluated)
     prevalence = label_counts(dataset.labels[training]).prevalence.to_numpy()
     table = evaluate(probabilities, dataset.targets.numpy()[evaluated], dataset.attributes, prevalence)

@@ -1,6 +1,6 @@
 """The configuration of a training: all that decides its result, data aside."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import yaml
@@ -112,7 +112,3 @@ class TrainConfig(Strengths):
         if self.pos_weight != "auto":
             return self.pos_weight
         return "none" if get_loss(self.loss).balances else "balanced"
-
-    def parameters(self, **data: Any) -> dict[str, Any]:
-        """Every parameter of a training as plain values, for the run folder: this configuration, and where the data is."""
-        return {**data, **asdict(self)}

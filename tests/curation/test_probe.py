@@ -1,5 +1,7 @@
 """The probe learns from known training cells alone, and out-of-fold predictions have not seen their image or its copy."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,7 +108,7 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     labels.write_text((sample / "labels.csv").read_text(encoding="utf-8"))
     data = {"images": str(sample / "images"), "labels": str(labels), "strict": False}
     dataset = DataSource(**data).open(32)
-    run = Run.create("a", config.parameters(**data), dataset.fingerprint)
+    run = Run.create("a", asdict(config) | data, dataset.fingerprint)
     figures = train(dataset, config, run)
     table = linear_head(run)
     assert table.positives.tolist() == figures.positives.tolist()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
+from dataclasses import asdict
 from datetime import datetime
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_event_files_of_a_real_training_equal_its_tables(sample, folder):
     config = TrainConfig(
         backbone="shufflenet_v2_x0_5", image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32"
     )
-    run = Run.create("a", config.parameters(images="x"), dataset.fingerprint)
+    run = Run.create("a", asdict(config) | {"images": "x"}, dataset.fingerprint)
     train(dataset, config, run)
     EventFiles(folder).update()
     curves = shown(folder / "a")

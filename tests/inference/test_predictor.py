@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import asdict
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -95,7 +96,7 @@ def trained(sample, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_OUTPUTS", str(folder))
-        run = Run.create("t", config.parameters(**data), dataset.fingerprint)
+        run = Run.create("t", asdict(config) | data, dataset.fingerprint)
         train(dataset, config, run)
     return run
 

@@ -1,7 +1,7 @@
 import json
 import shutil
 import weakref
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -46,9 +46,12 @@ def dataset(sample):
     return DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
 
 
+def parameters_of(config, sample):
+    return asdict(config) | {"images": str(sample / "images"), "labels": str(sample / "labels.csv")}
+
+
 def start(name, config, dataset, sample, **options):
-    settings = config.parameters(images=str(sample / "images"), labels=str(sample / "labels.csv"))
-    run = Run.create(name, settings, dataset.fingerprint, **options)
+    run = Run.create(name, parameters_of(config, sample), dataset.fingerprint, **options)
     return run, train(dataset, config, run)
 
 
@@ -363,8 +366,7 @@ def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dat
         seen.append([row["epoch"] for row in epochs])
         return len(epochs) == 2
 
-    settings = CONFIG.parameters(images=str(sample / "images"), labels=str(sample / "labels.csv"))
-    run = Run.create("a", settings, dataset.fingerprint)
+    run = Run.create("a", parameters_of(CONFIG, sample), dataset.fingerprint)
     train(dataset, CONFIG, run, watcher)
     assert seen == [[1], [1, 2]]
     assert run.finished

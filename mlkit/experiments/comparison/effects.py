@@ -58,7 +58,7 @@ def seed_deviation(compared: Comparison) -> tuple[float, int]:
 
 
 def _keys(varying: pd.DataFrame) -> pd.DataFrame:
-    """Settings as text that is equal for equal values; where the data is does not matter, its fingerprint does."""
+    """Parameters as text that is equal for equal values; where the data is does not matter, its fingerprint does."""
     return varying.drop(columns=[name for name in DATA if name in varying]).map(key)
 
 

@@ -32,11 +32,10 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run, in the order given; what a run does not have is missing.
 
     Returns:
-        Index run (`Run.title`); columns created (ISO, UTC); the parameters that differ, see `differing`, and data, the
-        fingerprint's beginning, if that differs; then `FACTS`: mAP on the images that judge (of which split: judged_on),
-        over how many of its attributes that is, the others lack a class there,
-        mAP of the kept epoch on the validation images, seconds and images/s of the training, number of parameters, the
-        device and precision that it ran on, state (finished, unfinished, or stopped early with the reason), and stopped:
+        Index run (`Run.title`); columns created (ISO, UTC); the parameters that differ, see `varying`; then `FACTS`: mAP on
+        the images that judge (of which split: judged_on), over how many of its attributes that is, the others lack a class
+        there, mAP of the kept epoch on the validation images, seconds and images/s of the training, number of parameters,
+        the device and precision that it ran on, state (finished, unfinished, or stopped early with the reason), and stopped:
         why, see `runs.Stopped`, empty for a run that was not stopped.
     """
     configs = {run.title: run.config() for run in runs}
@@ -50,31 +49,23 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def varying(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """What runs were made from as far as they differ: a row per run, a column per name in `differing`; NaN is missing.
+    """What runs were made from as far as they differ: a row per run, NaN where it lacks the parameter.
 
     Args:
         configs: what each run's config.json holds.
+
+    Returns:
+        A column for every parameter, and `data`, the beginning of the data's fingerprint, of which there are several values
+        among the runs that have it; those about the data last. A run of an older mlkit lacks the newer parameters; that
+        alone is no difference worth a column.
     """
-    every = {title: settings_of(config) for title, config in configs.items()}
-    names = differing(every)
-    rows = [[one.get(name, np.nan) for name in names] for one in every.values()]
-    return pd.DataFrame(rows, index=list(every), columns=names, dtype=object)
-
-
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a run was made from, out of its config.json: every parameter, and the beginning of the data's fingerprint."""
-    return {**config["parameters"], "data": config["data"][:8]}
-
-
-def differing(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the settings of which there are several values among the runs that have them, those about the data last.
-
-    A run of an older mlkit lacks the newer parameters; that alone is no difference worth a column.
-    """
-    names = dict.fromkeys(name for one in settings.values() for name in one)
-    values = {name: {key(one[name]) for one in settings.values() if name in one} for name in names}
+    made = {title: {**config["parameters"], "data": config["data"][:8]} for title, config in configs.items()}
+    names = dict.fromkeys(name for parameters in made.values() for name in parameters)
+    values = {name: {key(parameters[name]) for parameters in made.values() if name in parameters} for name in names}
     found = [name for name in names if len(values[name]) > 1 or name in _TOLD]
-    return sorted(found, key=lambda name: name in (*DATA, "data"))
+    found.sort(key=lambda name: name in (*DATA, "data"))
+    rows = [[parameters.get(name, np.nan) for name in found] for parameters in made.values()]
+    return pd.DataFrame(rows, index=list(made), columns=found, dtype=object)
 
 
 def key(value: Any) -> str:

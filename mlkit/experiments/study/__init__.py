@@ -149,7 +149,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
 
 def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    run = Run.create(folder, config.parameters(), dataset.fingerprint)
+    run = Run.create(folder, asdict(config), dataset.fingerprint)
     with redirect_stdout(io.StringIO()):  # a hundred trainings would say the same
         train(dataset, config, run)
     return run
