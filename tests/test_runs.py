@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import mlkit.runs as runs_module
 from mlkit.cli import main
 from mlkit.errors import ClaimError, MlkitError, ParameterError, RunError, WriteError
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
 from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
-from mlkit.runs import Run, find_runs, list_runs, named_folder, outputs_root
+from mlkit.runs import Run, find_runs, folders, list_runs, named_folder, outputs_root
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 
@@ -59,9 +58,9 @@ def test_run_is_tied_to_the_content_of_the_files_it_was_made_from(tmp_path):
     assert run.config()["contents"].keys() == files.keys()
     assert create("b", weights="imagenet").config()["contents"] == {}
     for name, file in (("weights", weights), ("prior_run", prior)):
-        assert run.is_made_of(PARAMETERS | files, "f1")
+        assert run.differences(PARAMETERS | files, "f1") == []
         file.write_bytes(b"b")
-        assert not run.is_made_of(PARAMETERS | files, "f1")
+        assert run.differences(PARAMETERS | files, "f1")
         with pytest.raises(RunError, match=f"differs in the content of {name};"):
             create(**files)
         file.write_bytes(b"a")
@@ -179,7 +178,7 @@ def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
         def now(cls, tz=None):
             return cls(2030, 1, 2, 3, 4, 5, tzinfo=tz)
 
-    monkeypatch.setattr(runs_module, "datetime", Frozen)
+    monkeypatch.setattr(folders, "datetime", Frozen)
     assert [create("").name for _ in range(3)] == ["20300102-030405", "20300102-030405-2", "20300102-030405-3"]
 
 

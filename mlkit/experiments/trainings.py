@@ -26,7 +26,7 @@ def train_all(dataset: MultiLabelDataset, recipes: Mapping[str, Recipe], overwri
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         run, parameters = Run(outputs_root() / name), recipe.parameters()
         say(f"training {number} of {len(recipes)}: {run}")
-        if not overwrite and run.finished and run.is_made_of(parameters, dataset.fingerprint):
+        if not overwrite and run.finished and not run.differences(parameters, dataset.fingerprint):
             say("finished before, kept")
         else:
             train(dataset, recipe.config, Run.create(name, parameters, dataset.fingerprint, overwrite))

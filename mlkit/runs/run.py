@@ -1,83 +1,28 @@
-"""The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other."""
+"""A run: its folder, how it is made, found, read and written."""
 
 import fnmatch
 import importlib.metadata
-import os
 import platform
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import pandas as pd
 
 from mlkit.errors import ParameterError, RunError
-from mlkit.files import Claim, digest_file, make_folder, project_root, read_json, resolve, shown, write_csv, write_json
+from mlkit.files import Claim, digest_file, make_folder, read_json, resolve, shown, write_csv, write_json
+from mlkit.runs.claims import claim_of, claimed
+from mlkit.runs.folders import folder_of, named_folder, new_folder, outputs_root
+from mlkit.runs.table import FILES
 
-# Files of a run folder: who makes them, and what they are.
-FILES: dict[str, tuple[str, str]] = {
-    "config.json": (
-        "the training",
-        "every parameter, a fingerprint of the data, digests of the weights and the model of `prior_run`, package "
-        "versions, and an identity of its own",
-    ),
-    "split.csv": ("the training", "which images were trained on, validated on, tested on"),
-    "history.csv": ("the training", "iteration, epoch, loss, learning rate, images per second"),
-    "epochs.csv": (
-        "the training",
-        "validation loss (plain cross-entropy of the known cells, whatever the run's loss and weights), mAP and the AP of "
-        "each attribute after every epoch, and its seconds",
-    ),
-    "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
-    "model.pth": (
-        "the training",
-        "the best epoch's network with its attributes, image size, normalisation, calibration and thresholds",
-    ),
-    "predictions.csv": (
-        "the training",
-        "the validation and test images: attribute, target (empty: unknown), logit, calibrated probability (empty: the "
-        "attribute was never seen in training)",
-    ),
-    "metrics.json": (
-        "the training",
-        "written last: what the kept model is worth on the test images (on the validation images where there are none); how "
-        "long it took, on what, and whether it was stopped early",
-    ),
-    "members.csv": ("`mlkit ensemble`", "the mAP of each member and of the ensemble, and the paired difference"),
-    "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
-    "prediction.csv": ("notebook 04", "what the model says of a single image"),
-    "prediction.png": ("notebook 04", "the same beside the image"),
-    "evaluation.csv": ("notebook 05", "all figures of each attribute, with intervals and baselines"),
-    "linear_head.csv": (
-        "notebook 05",
-        "a baseline: AP of a logistic regression on what the network saw before any training; of this `config.json` alone",
-    ),
-    "errors.csv": ("notebook 05", "every wrong decision on a known cell, the most confident first"),
-    "intervals.png": ("notebook 05", "average precision with its interval, beside chance and the baseline"),
-    "pr_curves.png": ("notebook 05", "precision and recall"),
-    "reliability.png": ("notebook 05", "predicted probabilities against what came true"),
-    "confusion.png": ("notebook 05", "right and wrong decisions"),
-    "scores.png": ("notebook 05", "predicted probabilities of known cells"),
-    "errors.png": ("notebook 05", "the most confident mistakes"),
-    "differences.csv": ("notebook 05", "a comparison with another run"),
-    "differences.png": ("notebook 05", "the same as a figure"),
-}
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
 _RECORD = ".written"  # names of the files that mlkit wrote, one a line
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
-
-
-def outputs_root() -> Path:
-    """Folder that holds the runs and the pixel cache; the environment variable MLKIT_OUTPUTS moves it to another disk."""
-    path = Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs").resolve()
-    if path.is_file():
-        raise RunError(f"{path} is a file; the runs need a folder: set MLKIT_OUTPUTS to another path")
-    return path
 
 
 @dataclass(frozen=True)
@@ -107,24 +52,18 @@ class Run:
         """
         if not isinstance(overwrite, bool):
             raise ParameterError(f"overwrite is {overwrite!r}; it must be true or false")
-        folder = name if isinstance(name, Path) else named_folder(name) if name else _new_folder()
+        folder = name if isinstance(name, Path) else named_folder(name) if name else new_folder()
         for what in ("images", "labels"):
             place = resolve(parameters.get(what, "")).resolve()
             if parameters.get(what) and place.is_relative_to(folder.resolve()):
                 raise RunError(f"{shown(folder)} holds the {what} ({shown(place)}); give the run another name")
-        run = cls(folder, _claimed(folder))
+        run = cls(folder, claim_of(folder))
         if overwrite and run.id:
             run._clear()
         if run.id:
             if run.finished:
                 raise RunError(f"{shown(run.path)} holds a finished run; choose another name, or overwrite")
-            before = run.config()
-            old = before["parameters"]
-            changed = [k for k in parameters | old if parameters.get(k, ...) != old.get(k, ...)]
-            changed += [] if before["data"] == fingerprint else ["the data"]
-            was, now = before.get("contents", {}), contents(parameters)
-            changed += [f"the content of {name}" for name in was | now if was.get(name) != now.get(name)]
-            if changed:
+            if changed := run.differences(parameters, fingerprint):
                 raise RunError(
                     f"{shown(run.path)} holds an unfinished run that differs in {', '.join(changed)}; "
                     "choose another name, or overwrite"
@@ -163,14 +102,13 @@ class Run:
             raise RunError(f"{path} is not a run folder (no config.json); known runs: {names}")
         return cls(path)
 
-    def is_made_of(self, parameters: Mapping[str, Any], fingerprint: str) -> bool:
-        """Whether the run was made with these parameters from what the data and the files that they name hold now."""
+    def differences(self, parameters: Mapping[str, Any], fingerprint: str) -> list[str]:
+        """Names of the parameters, the data, the files that are others than the run was made with and from."""
         made = self.config()
-        return (made["parameters"], made["data"], made.get("contents", {})) == (
-            parameters,
-            fingerprint,
-            contents(parameters),
-        )
+        old, was, now = made["parameters"], made.get("contents", {}), contents(parameters)
+        changed = [name for name in {**parameters, **old} if parameters.get(name, ...) != old.get(name, ...)]
+        changed += [] if made["data"] == fingerprint else ["the data"]
+        return changed + [f"the content of {name}" for name in was | now if was.get(name) != now.get(name)]
 
     @property
     def name(self) -> str:
@@ -207,20 +145,13 @@ class Run:
             return []
         return list(self.config()["parameters"].get("members", []))
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> AbstractContextManager[None]:
         """Within: no other process trains here, nor makes notebooks. At the end, the claim of `create` is given back too.
 
         Raises:
             ClaimError: if another process does.
         """
-        claim = _claimed(self.path)
-        try:
-            yield
-        finally:
-            if claim is not None:
-                _CLAIMS.pop(self.path, None)
-                claim.release()
+        return claimed(self.path)
 
     def __truediv__(self, file: str) -> Path:
         """Path of a file in the run folder."""
@@ -301,32 +232,6 @@ class Run:
         (self / _RECORD).unlink(missing_ok=True)  # what gets one of these names from now on is not mlkit's
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """That a training was ended before its last epoch, as metrics.json has it.
-
-    Attributes:
-        reason: "pruned" by a search, or "patience": too many epochs without a better one.
-        epoch: the last.
-    """
-
-    reason: str
-    epoch: int
-
-    @classmethod
-    def read(cls, facts: Mapping[str, Any]) -> "Stopped | None":
-        """Out of metrics.json; None for a training that went to its end. Runs older than this have a sentence there."""
-        match facts.get("stopped"):
-            case {"reason": reason, "epoch": epoch}:
-                return cls(reason, epoch)
-            case str(text) if text:
-                return cls("pruned" if text.startswith("pruned") else "patience", facts.get("epochs", 0))
-        return None
-
-    def __str__(self) -> str:
-        return f"{'pruned' if self.reason == 'pruned' else 'no better epoch for long'}, after epoch {self.epoch}"
-
-
 def contents(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the files beside the data that decide a training's result, by the parameter that names them."""
     files = {}
@@ -369,60 +274,3 @@ def find_runs(patterns: Sequence[str] = (), unfinished: bool = False) -> list[Ru
             matches = [run]
         found |= {run.path: run for run in matches}
     return list(found.values())
-
-
-def named_folder(name: str) -> Path:
-    """`outputs/<name>`, the folder of something new.
-
-    Raises:
-        RunError: if the name is not that of a plain folder on any system, or has another use.
-    """
-    reasons = {
-        "it is empty": not name,
-        "it holds a / or \\, or what cannot be seen": not name.isprintable() or set(name) & {"/", "\\"},
-        'it holds one of <>:"|?*, which Windows takes in no name': set(name) & set('<>:"|?*'),
-        "Windows has a device of that name": name.partition(".")[0].upper() in _DEVICES,
-        "it begins with a dot or a hyphen, or ends with a dot or a space": name[:1] in (".", "-") or name[-1:] in (".", " "),
-        f"it is longer than {_LONGEST} bytes": len(name.encode(errors="replace")) > _LONGEST,
-        "decoded pixels lie there": name == "cache",
-        "there is a file of that name": os.path.isfile(outputs_root() / name),
-    }
-    if why := next((reason for reason, holds in reasons.items() if holds), ""):
-        raise RunError(f"{name[:50]!r} cannot be the name of a folder in {shown(outputs_root())}: {why}; choose another")
-    return outputs_root() / name
-
-
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
-_LONGEST = 200  # bytes of a name; file systems take 255, and searches add to it
-_CLAIMS: WeakValueDictionary[Path, Claim] = WeakValueDictionary()  # of this process
-HELD = "MLKIT_HELD"  # folder of a run: who executes notebooks in it lets their kernel train there, and no process below that
-_HELD = os.environ.pop(HELD, "")
-
-
-def _claimed(folder: Path) -> Claim | None:
-    """This process's claim of a run folder, new or not; None in the kernel of a notebook that its holder executes."""
-    if str(folder) == _HELD:
-        return None
-    if (claim := _CLAIMS.get(folder)) is None:
-        claim = _CLAIMS[folder] = Claim(folder / "lock", shown(folder))
-    return claim
-
-
-def _new_folder() -> Path:
-    """A new folder named by date and time, with a number where another training began in the same second."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, number = make_folder(outputs_root()) / stamp, 1
-    while True:
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            number += 1
-            path = path.with_name(f"{stamp}-{number}")
-
-
-def folder_of(name: str) -> Path:
-    """`outputs/<name>` for a plain name, the folder itself for a path."""
-    path = Path(name)  # which drops "./" and a "/" at the end
-    plain = len(path.parts) == 1 and name not in ("..", "~")
-    return outputs_root() / path if plain and (path.name == name or not resolve(name).is_dir()) else resolve(name)

@@ -1,0 +1,21 @@
+"""The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other."""
+
+from mlkit.runs.claims import HELD
+from mlkit.runs.folders import folder_of, named_folder, outputs_root
+from mlkit.runs.run import PACKAGES, Run, contents, find_runs, list_runs
+from mlkit.runs.stopped import Stopped
+from mlkit.runs.table import FILES
+
+__all__ = [
+    "FILES",
+    "HELD",
+    "PACKAGES",
+    "Run",
+    "Stopped",
+    "contents",
+    "find_runs",
+    "folder_of",
+    "list_runs",
+    "named_folder",
+    "outputs_root",
+]

@@ -1,0 +1,50 @@
+"""The files of a run folder."""
+
+# Who makes them, and what they are.
+FILES: dict[str, tuple[str, str]] = {
+    "config.json": (
+        "the training",
+        "every parameter, a fingerprint of the data, digests of the weights and the model of `prior_run`, package "
+        "versions, and an identity of its own",
+    ),
+    "split.csv": ("the training", "which images were trained on, validated on, tested on"),
+    "history.csv": ("the training", "iteration, epoch, loss, learning rate, images per second"),
+    "epochs.csv": (
+        "the training",
+        "validation loss (plain cross-entropy of the known cells, whatever the run's loss and weights), mAP and the AP of "
+        "each attribute after every epoch, and its seconds",
+    ),
+    "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
+    "model.pth": (
+        "the training",
+        "the best epoch's network with its attributes, image size, normalisation, calibration and thresholds",
+    ),
+    "predictions.csv": (
+        "the training",
+        "the validation and test images: attribute, target (empty: unknown), logit, calibrated probability (empty: the "
+        "attribute was never seen in training)",
+    ),
+    "metrics.json": (
+        "the training",
+        "written last: what the kept model is worth on the test images (on the validation images where there are none); how "
+        "long it took, on what, and whether it was stopped early",
+    ),
+    "members.csv": ("`mlkit ensemble`", "the mAP of each member and of the ensemble, and the paired difference"),
+    "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
+    "prediction.csv": ("notebook 04", "what the model says of a single image"),
+    "prediction.png": ("notebook 04", "the same beside the image"),
+    "evaluation.csv": ("notebook 05", "all figures of each attribute, with intervals and baselines"),
+    "linear_head.csv": (
+        "notebook 05",
+        "a baseline: AP of a logistic regression on what the network saw before any training; of this `config.json` alone",
+    ),
+    "errors.csv": ("notebook 05", "every wrong decision on a known cell, the most confident first"),
+    "intervals.png": ("notebook 05", "average precision with its interval, beside chance and the baseline"),
+    "pr_curves.png": ("notebook 05", "precision and recall"),
+    "reliability.png": ("notebook 05", "predicted probabilities against what came true"),
+    "confusion.png": ("notebook 05", "right and wrong decisions"),
+    "scores.png": ("notebook 05", "predicted probabilities of known cells"),
+    "errors.png": ("notebook 05", "the most confident mistakes"),
+    "differences.csv": ("notebook 05", "a comparison with another run"),
+    "differences.png": ("notebook 05", "the same as a figure"),
+}
