@@ -54,6 +54,18 @@ def shown(path: str | Path) -> str:
 
 
 @contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Within: these environment variables, for this process and those that it starts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block ends well, remove it when it does not.
 

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from conftest import HANG, POSIX
 
-from mlkit import notebooks as pipeline
 from mlkit.errors import ParameterError, RunError
-from mlkit.notebooks import CHAIN, NotebookError, run_notebooks, select
+from mlkit.notebooks import CHAIN, TRAINING, NotebookError, digest, earlier_parameters, pipeline, run_notebooks, select
+from mlkit.parameters import known_parameters, notebook_path
 from mlkit.runs import Run
 from mlkit.training.recipe import known_settings
 
@@ -109,7 +109,7 @@ def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs,
     result = mlkit(outputs, "run", "--name", "plain", "--only", "03")
     assert result.returncode == 0, result.stderr
     assert (outputs / "plain" / "Aimonk_multilabel_problem.png").exists()
-    assert pipeline.earlier_parameters("plain", SETTINGS)["images"] == str(sample / "images")
+    assert earlier_parameters("plain", SETTINGS)["images"] == str(sample / "images")
     assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "plain").stderr
 
 
@@ -151,8 +151,8 @@ def executed(tiny_chain, monkeypatch):
 
     def execute(notebook, run, parameters, timeout=None):
         numbers.append(CHAIN.index(notebook) + 1)
-        if notebook == pipeline.TRAINING:
-            exec(TRAINS, pipeline.known_parameters(notebook) | parameters)
+        if notebook == TRAINING:
+            exec(TRAINS, known_parameters(notebook) | parameters)
         (run / f"{notebook}.ipynb").touch()
 
     monkeypatch.setattr(pipeline, "execute", execute)
@@ -287,10 +287,10 @@ def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed
         run_notebooks({}, SETTINGS, name="a")
     manifest = run.read_json("manifest.json")
     (run / "manifest.json").write_text(json.dumps(manifest | {"parameters": {"gone since": 1, "smoothing": 0.5}}))
-    given = pipeline.earlier_parameters("a", SETTINGS, select(start="03"))
+    given = earlier_parameters("a", SETTINGS, select(start="03"))
     assert given["smoothing"] == 0.5
     assert "gone since" not in given
-    assert given["epochs"] == pipeline.earlier_parameters("a", SETTINGS)["epochs"] == 9
+    assert given["epochs"] == earlier_parameters("a", SETTINGS)["epochs"] == 9
     run_notebooks(given, SETTINGS, name="a", start="03")
     assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
     (run / f"{CHAIN[3]}.ipynb").unlink()
@@ -319,13 +319,13 @@ def test_digest_knows_the_files_and_runs_that_parameters_name(executed, tmp_path
 
 def test_digest_is_of_the_code_that_a_notebook_reaches_and_not_of_comments(executed, tiny_chain, tmp_path, monkeypatch):
     code = shutil.copytree(ROOT / "mlkit", tmp_path / "mlkit", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(pipeline, "__file__", str(code / "pipeline.py"))
+    monkeypatch.setattr("mlkit.__file__", str(code / "__init__.py"))
     tiny_chain(3, "%matplotlib inline\nfrom mlkit import plots")
 
     def executed_after(file, text):
         with open(code / file, "a", encoding="utf-8") as module:
             module.write(text)
-        pipeline._module.cache_clear()
+        digest._module.cache_clear()
         executed.clear()
         run_notebooks({}, SETTINGS, name="a")
         return executed
@@ -367,4 +367,4 @@ def test_kernel_is_that_of_the_current_python_whatever_else_is_installed(tiny_ch
 
 
 def test_project_root_is_where_the_notebooks_are():
-    assert pipeline.notebook_path(CHAIN[0]).is_file()
+    assert notebook_path(CHAIN[0]).is_file()

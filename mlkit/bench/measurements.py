@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import statistics
 import time
@@ -24,6 +23,7 @@ from mlkit.data.duplicates import FINGERPRINT, near_duplicates
 from mlkit.data.images import load_image
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
+from mlkit.files import environment
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
 from mlkit.models.device import Device, native_bf16
@@ -319,10 +319,5 @@ def synchronise(device: torch.device) -> None:
 @contextlib.contextmanager
 def redirected(outputs: Path) -> Iterator[None]:
     """Let mlkit write its runs and caches below `outputs`, and print nothing."""
-    before = os.environ.get("MLKIT_OUTPUTS")
-    os.environ["MLKIT_OUTPUTS"] = str(outputs)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        os.environ.pop("MLKIT_OUTPUTS") if before is None else os.environ.update(MLKIT_OUTPUTS=before)
+    with environment(MLKIT_OUTPUTS=str(outputs)), contextlib.redirect_stdout(io.StringIO()):
+        yield

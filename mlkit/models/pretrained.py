@@ -1,10 +1,8 @@
 """Weights that somebody else trained: those of ImageNet, loaded by torchvision, and files as other trainers leave them."""
 
-import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlkit.errors import WeightsError
+from mlkit.files import environment
 from mlkit.progress import say
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what trainers call the weights within a checkpoint
@@ -39,7 +38,8 @@ def imagenet_network(backbone: str) -> nn.Module:
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     there = file.exists()
     try:
-        with _plain_weights_only():
+        # `torch.load` takes tensors and plain values only, also where torchvision calls it; nothing is executed
+        with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             model: nn.Module = models.get_model(backbone, weights=weights, progress=False)
     except MemoryError:
         raise
@@ -112,21 +112,6 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise WeightsError, naming the file, if entries hold NaN or infinity: a training would seem to have diverged."""
     if bad := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise WeightsError(f"{source} is damaged: {_few(bad, ', ')} hold NaN or infinity; give another file")
-
-
-@contextmanager
-def _plain_weights_only() -> Iterator[None]:
-    """Within: `torch.load` takes tensors and plain values only, also where torchvision calls it; nothing is executed."""
-    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[switch]
-        else:
-            os.environ[switch] = before
 
 
 def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
