@@ -1,11 +1,10 @@
 """What the bench measures: each method takes one measurement, once, and returns its figures by name."""
 
-import contextlib
 import io
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.bench.footprint import wall_seconds
+from mlkit.bench.machine import latency_ms, matrix_product, synchronise
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.cache import cores
 from mlkit.data.dataset import batches
@@ -33,9 +33,7 @@ from mlkit.training.config import TrainConfig
 from mlkit.training.loop import split_dataset, train
 
 EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
-_LONG = 0.5  # seconds of five matrix products; what is as slow at a small size gains nothing by a larger one
 SEARCHED, FRAMES = 50_000, 8_000  # images among which near duplicates are searched: unrelated ones, and of one scene
-LATENCIES = 5  # predictions of one image in each turn
 
 
 class Measurements:
@@ -248,7 +246,7 @@ class Measurements:
         sizes = np.tile(self.sizes, history.epoch.nunique())
         return float((sizes / history.img_per_s.to_numpy()).sum() / sizes.sum())
 
-    @contextlib.contextmanager
+    @contextmanager
     def _timed(self) -> Iterator[Callable[[], float]]:
         """Gives a function that tells, after the block, how many seconds it took, the device's work included."""
         synchronise(self.device.device)
@@ -259,65 +257,8 @@ class Measurements:
         seconds = time.perf_counter() - started
 
 
-def seconds_per_image(backbone: str, image_size: int, device: Device) -> float:
-    """Pace of the machine: one training step of a few images in float32, after another that warms it up."""
-    model = build_model(backbone, 4, "none", image_size).to(device.device)
-    inputs = torch.randn(8, 3, image_size, image_size, device=device.device)
-    seconds = 0.0
-    for _ in range(2):
-        synchronise(device.device)
-        started = time.perf_counter()
-        model(inputs).sum().backward()
-        synchronise(device.device)
-        seconds = time.perf_counter() - started
-    return seconds / len(inputs)
-
-
-def matrix_product(device: torch.device, dtype: torch.dtype) -> float:
-    """GFLOP/s of the fastest of a few products of two square matrices.
-
-    On a GPU float32 means what its convolutions do with float32 by default, which is TF32.
-    """
-    speeds = []
-    before = torch.get_float32_matmul_precision()
-    try:
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-        for side in (256, 1024, 2048) if device.type == "cpu" else (4096, 8192):
-            a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-            torch.mm(a, b)
-            began = time.perf_counter()
-            for _ in range(5):
-                synchronise(device)
-                started = time.perf_counter()
-                torch.mm(a, b)
-                synchronise(device)
-                speeds.append(2 * side**3 / (time.perf_counter() - started) / 1e9)
-            if time.perf_counter() - began > _LONG:
-                break
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return max(speeds)
-
-
-def latency_ms(call: Callable[[], object]) -> float:
-    """Median duration of a call."""
-    durations = []
-    for _ in range(LATENCIES):
-        started = time.perf_counter()
-        call()
-        durations.append(time.perf_counter() - started)
-    return 1000 * statistics.median(durations)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
-@contextlib.contextmanager
+@contextmanager
 def redirected(outputs: Path) -> Iterator[None]:
     """Let mlkit write its runs and caches below `outputs`, and print nothing."""
-    with environment(MLKIT_OUTPUTS=str(outputs)), contextlib.redirect_stdout(io.StringIO()):
+    with environment(MLKIT_OUTPUTS=str(outputs)), redirect_stdout(io.StringIO()):
         yield

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from mlkit import bench, plots
-from mlkit.bench import BenchConfig, footprint, load, make_photos, measure, measurements
+from mlkit.bench import BenchConfig, footprint, load, measure, measurements, turns
+from mlkit.bench.machine import matrix_product
+from mlkit.bench.photos import make_photos
 from mlkit.cli import main
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
@@ -158,10 +160,10 @@ def test_flops_are_those_of_the_network(measured):
 
 @pytest.mark.parametrize(("pace", "count"), [(1.0, 96), (0.05, 106), (0.001, 128)])
 def test_images_are_fitted_to_the_time_and_the_pace_of_the_machine(pace, count, monkeypatch):
-    monkeypatch.setattr(bench, "seconds_per_image", lambda *arguments: pace)
+    monkeypatch.setattr(turns, "seconds_per_image", lambda *arguments: pace)
     device = Device(torch.device("cpu"), None, "as asked")
-    assert bench._fitting_count(BenchConfig(), device) == count
-    assert bench._fitting_count(BenchConfig(minutes=1e6), device) == 128
+    assert turns._fitting_count(BenchConfig(), device) == count
+    assert turns._fitting_count(BenchConfig(minutes=1e6), device) == 128
 
 
 def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypatch):
@@ -170,7 +172,7 @@ def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypa
 
     class Played(SimpleNamespace):
         def __getattr__(self, name):
-            def taken():
+            def taken(*arguments):
                 clock[0] += 10 if name == "mlkit" else 0
                 return {key: figures[key] for key in figures["spread"]} if name == "mlkit" else {}
 
@@ -178,21 +180,13 @@ def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypa
             return taken
 
     played = Played(left_out={}, files=["x"] * 8, gflop=1.0)
-    monkeypatch.setattr(bench, "Measurements", lambda *arguments: played)
-    monkeypatch.setattr(bench, "_memory_parts", lambda *arguments: [])
-    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(turns, "Measurements", lambda *arguments: played)
+    monkeypatch.setattr(turns, "memory", played.memory)
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     small = {"count": 12, "image_size": 16, "batch_size": 4, "cache_count": 0}
     assert measure(BenchConfig(**small, minutes=1))["turns"] == 4, "48 of 60 seconds are for the turns"
     assert measure(BenchConfig(**small, minutes=0.01))["turns"] == 1
     assert measure(BenchConfig(**small, minutes=0.01, repeats=3))["turns"] == 3
-
-
-def proc(folder, busy, steal, own):
-    """/proc of a machine of one process, as of now."""
-    (folder / "7" / "task" / "7").mkdir(parents=True, exist_ok=True)
-    (folder / "stat").write_text(f"cpu  {busy} 0 0 {10_000 - busy - steal} 0 0 0 {steal} 0 0\nprocs_running 3\n")
-    (folder / "7" / "stat").write_text("7 (a (b) c) R " + " ".join(["0"] * 10) + f" {own} 0 0 0 0\n")
-    (folder / "7" / "task" / "7" / "children").write_text("")
 
 
 @pytest.mark.parametrize(
@@ -204,19 +198,18 @@ def proc(folder, busy, steal, own):
         (5000, 0, 4900, [0.5, 1.0], ["mlkit was 0.50 to 1.00 times as fast as the plain loop, turn by turn"]),
     ],
 )
-def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios, doubts, measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "_PROC", tmp_path)
-    monkeypatch.setattr(load.os, "getpid", lambda: 7)
-    assert load.moment() is None, "no /proc"
-    idle = load.Moment(0.0, 0.0, 0.0, 0.0, 1)
-    proc(tmp_path, busy, steal, own)
-    beside = load.summarise([idle, None, load.moment()])
+def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios, doubts, measured, monkeypatch):
+    times = SimpleNamespace(user=busy, system=0, idle=10_000 - busy - steal, steal=steal)  # as on Linux, in part
+    process = SimpleNamespace(cpu_times=lambda: (own, 0, 0, 0, 0), children=lambda recursive: [])
+    played = {"cpu_times": lambda: times, "Process": lambda: process, "getloadavg": lambda: (3, 0, 0)}
+    for name, function in played.items():
+        monkeypatch.setattr(load.psutil, name, function)
+    beside = load.summarise([load.Moment(0.0, 0.0, 0.0, 0.0, 1), load.moment()])
     assert beside["queue"] == 2
     assert load.doubts(beside, ratios) == doubts
     told = bench.describe(measured[0] | {"load": beside, "doubts": doubts})
     assert ("The ratios cannot be trusted" in told) == bool(doubts)
     assert all(doubt in told for doubt in doubts)
-    assert "unknown, for want of /proc/stat" in bench.describe(measured[0] | {"load": load.summarise([None]), "doubts": []})
 
 
 def test_figure_shows_the_numbers(measured):
@@ -269,5 +262,5 @@ def test_what_cannot_be_measured_is_refused(options, message):
 
 def test_matrix_product_leaves_the_precision_setting_alone():
     before = torch.get_float32_matmul_precision()
-    assert measurements.matrix_product(torch.device("cpu"), torch.float32) > 0
+    assert matrix_product(torch.device("cpu"), torch.float32) > 0
     assert torch.get_float32_matmul_precision() == before
