@@ -1,6 +1,6 @@
-"""One function per figure: takes tables, draws on the given Axes, returns it.
+"""What all figures share: their sizes and colours, how many attributes one shows, how names are written, how one is shown.
 
-And what all figures share: how many attributes one shows, and how their names are written.
+The figures themselves are in the rooms' `plots`, a function each: it takes tables, draws on the given Axes, returns it.
 
 Where there are many attributes, a figure shows the most telling ones and says so in its title; the tables have all.
 """
@@ -9,10 +9,9 @@ import textwrap
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +20,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter
 from matplotlib.transforms import offset_copy
 from PIL import Image
 
@@ -30,7 +29,6 @@ from mlkit.files import atomic
 # from seaborn's colour-blind safe palette
 YES, NO, UNKNOWN = "#0173b2", "#de8f05", "#cccccc"
 MOST_ROWS = 40  # attributes of a figure with a row for each
-_MOST_COLUMNS, _MOST_PATTERNS, _ANNOTATED = 25, 12, 12  # of heat maps
 _ROOMY = 12  # rows that stand apart; more stand closer
 _NAME = 28  # columns of a name beside a row
 _CAPTION_LINES = 5
@@ -97,7 +95,7 @@ def partly(title: str, drawn: int, count: int, which: str) -> str:
 
 def shorten(name: str, width: int = _NAME) -> str:
     """A name of at most `width` columns (a Chinese character takes two): what is too long loses its middle."""
-    widths = [_columns(character) for character in name]
+    widths = [columns_of(character) for character in name]
     if sum(widths) <= width:
         return name
     room = width - 1
@@ -122,12 +120,13 @@ def shortened(names: Iterable[str], width: int = _NAME) -> list[str]:
 
 def wrapped(text: str, width: int, lines: int) -> str:
     """Text in lines of at most `width` columns; what does not fit in `lines` of them is left out."""
-    wide = max(map(_columns, text), default=1)
+    wide = max(map(columns_of, text), default=1)
     return "\n".join(textwrap.wrap(text, width // wide, max_lines=lines, placeholder="…"))
 
 
-def _columns(character: str) -> int:
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+def columns_of(text: str) -> int:
+    """How wide a text is: a Chinese character takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def use_fonts(texts: Iterable[object]) -> None:
@@ -194,66 +193,6 @@ def log_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def label_balance(counts: pd.DataFrame, ax: Axes) -> Axes:
-    """Share of yes, no and unknown per attribute, stacked, with the counts written in; takes `labels.label_counts`."""
-    top = counts.iloc[most_telling(counts.imbalance)]
-    total = top.positives + top.negatives + top.unknown
-    left = np.zeros(len(top))
-    for column, name, colour in (("positives", "yes", YES), ("negatives", "no", NO), ("unknown", "NA", UNKNOWN)):
-        share = (top[column] / total).to_numpy()
-        bars = ax.barh(range(len(top)), share, left=left, color=colour, label=name)
-        texts = [str(n) if s > 0.03 else "" for n, s in zip(top[column], share, strict=True)]
-        ax.bar_label(bars, texts, label_type="center", color="white" if column == "positives" else "black")
-        left += share
-    title = partly("Labels per attribute", len(top), len(counts), "the most imbalanced")
-    ax.set(title=title, xlabel="share of images", xlim=(0, 1))
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    name_rows(ax, top.index)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return ax
-
-
-def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Heat map of P(column | row); takes `labels.cooccurrence`."""
-    values = table.to_numpy(np.float64)
-    off_diagonal = np.where(np.eye(len(table), dtype=bool), np.nan, values)
-    # of how far a share is from that of the other rows, both ways: the product is about the squared phi coefficient
-    apart = off_diagonal - np.nanmean(off_diagonal, axis=0) if len(table) > _MOST_COLUMNS else off_diagonal
-    strength = np.nan_to_num(apart * apart.T, nan=-1.0).max(axis=0)
-    chosen = most_telling(pd.Series(strength), _MOST_COLUMNS)
-    names = shortened(table.index[chosen], 24)
-    top = pd.DataFrame(values[np.ix_(chosen, chosen)], names, names)
-    annotated = len(top) <= _ANNOTATED
-    import seaborn as sns
-
-    sns.heatmap(
-        top, ax=ax, vmin=0, vmax=1, cmap="cividis", annot=annotated, fmt=".2f", square=True, xticklabels=1, yticklabels=1
-    )
-    title = "Share of images with the column's attribute,\namong those with the row's"
-    ax.set(title=partly(title, len(top), len(table), "those that go together most"), xlabel="has also", ylabel="images with")
-    ax.tick_params(axis="y", rotation=0)
-    fits = max(sum(map(_columns, name)) for name in names) <= min(7, 60 // len(names))  # in a cell
-    ax.tick_params(axis="x", rotation=0 if fits else 90)
-    return ax
-
-
-def na_patterns(table: pd.DataFrame, ax: Axes) -> Axes:
-    """The most frequent patterns of unknown attributes as columns (dark = unknown); takes `labels.na_patterns`."""
-    top = table.head(_MOST_PATTERNS)
-    often = pd.Series((table.to_numpy() * table.index.to_numpy()[:, None]).sum(axis=0))
-    chosen = most_telling(often)
-    cells = top.to_numpy().T[chosen]
-    import seaborn as sns
-
-    sns.heatmap(cells, ax=ax, cmap=["#eeeeee", "#333333"], vmin=0, vmax=1, cbar=False, linewidths=1, linecolor="white")
-    ax.set_xticks(np.arange(len(top)) + 0.5, [str(count) for count in top.index], rotation=0)
-    ax.set_yticks(np.arange(len(chosen)) + 0.5, shortened(table.columns[chosen]), rotation=0)
-    title = partly("Attributes unknown together (dark: NA)", len(chosen), table.shape[1], "those most often unknown")
-    patterns = "pattern" if len(table) == len(top) else f"pattern, the {len(top)} most frequent of {len(table)}"
-    ax.set(title=title, xlabel=f"images of each {patterns}", ylabel="attribute")
-    return ax
-
-
 def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: int = 4) -> Figure:
     """Images with a caption under each, in a new figure."""
     use_fonts(captions)
@@ -270,101 +209,6 @@ def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: i
         ax.set(xticks=[], yticks=[])
         ax.set_xlabel(text, fontsize=8)
     return figure
-
-
-def loss_curve(
-    history: pd.DataFrame,
-    epochs: pd.DataFrame,
-    ax: Axes,
-    title: str = "Aimonk_multilabel_problem",
-    smoothing: float = 0.9,
-) -> Axes:
-    """Training loss of every iteration, raw and smoothed, and the validation loss of every epoch.
-
-    The two may be different losses: the training's is that of the method, with its weights; the validation's is the plain
-    binary cross-entropy (BCE) over the known cells.
-
-    The smoothed curve is an exponential moving average with weight `smoothing` on the past (0: none), corrected for its
-    start as in Adam.
-    """
-    ax.plot(history.iteration, history.loss, color=YES, alpha=0.25, linewidth=1, label="training, each iteration")
-    smoothed = history.loss.ewm(alpha=1 - smoothing, adjust=True).mean()
-    ax.plot(history.iteration, smoothed, color=YES, linewidth=2, label="training, smoothed")
-    ax.plot(epochs.iteration, epochs.validation_loss, color=NO, marker="o", linewidth=2, label="validation, plain BCE")
-    ax.set(title=title, xlabel="iteration_number", ylabel="training_loss")
-    ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
-    return ax
-
-
-def learning_rate_range(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Loss over the learning rate, smoothed too; takes `step.learning_rate_range`."""
-    ax.plot(table.lr, table.loss, color=YES, alpha=0.25, linewidth=1, label="each iteration")
-    ax.plot(table.lr, table.loss.ewm(alpha=0.3).mean(), color=YES, linewidth=2, label="smoothed")
-    ax.set(title="Learning-rate range: choose where the loss falls fastest", xlabel="learning rate", ylabel="training loss")
-    ax.set(ylim=(0, 1.5 * table.loss.iloc[:5].mean()))
-    log_axis(ax)
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
-    return ax
-
-
-def worth(table: pd.DataFrame, ax: Axes) -> Axes:
-    """AP of each attribute as a bar, that of a random ranking as a mark; takes `metrics.evaluate`."""
-    top = table.iloc[most_telling(table.AP - table.chance, ends=True)]
-    bars = ax.barh(range(len(top)), top.AP, color=YES, label="AP of the model")
-    ax.bar_label(bars, [f" {ap:.2f}" for ap in top.AP])
-    ax.plot(top.chance, range(len(top)), "|", color=NO, markersize=14, markeredgewidth=3, label="chance (random ranking)")
-    title = partly("Average precision on images not trained on", len(top), len(table), "furthest above and below chance")
-    ax.set(title=title, xlabel="average precision", xlim=(0, 1.1))
-    ax.set_xticks(np.linspace(0, 1, 6))
-    name_rows(ax, top.index)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return ax
-
-
-def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Probability of each attribute of one image against its threshold; takes rows of `Predictor.predict`."""
-    top = table.iloc[most_telling(table.probability - table.threshold)]
-    places = np.arange(len(top))
-    colours = [YES if present else UNKNOWN for present in top.probability >= top.threshold]
-    bars = ax.barh(places, top.probability.fillna(0), color=colours)
-    ax.bar_label(bars, [f" {p:.2f}" if p >= 0 else " NA: never seen in training" for p in top.probability])
-    ax.vlines(top.threshold, places - 0.45, places + 0.45, color="black", linestyle=":", label="threshold")
-    title = partly("Predicted attributes (blue: present)", len(top), len(table), "furthest above the threshold")
-    ax.set(title=title, xlabel="probability", xlim=(0, 1.15))
-    ax.set_xticks(np.linspace(0, 1, 6))
-    name_rows(ax, top.attribute)
-    legend_below(ax)
-    return ax
-
-
-def throughput(figures: Mapping[str, Any], ax: Axes) -> Axes:
-    """Images per second of each way to train, with the range of the repeats, and the GEMM bounds as marks.
-
-    Takes the figures of `bench.measure`. The plain loop computes in float32, and its mark is the bound of that; the mark of
-    the others is the bound of the precision that mlkit chose.
-    """
-    bars = {
-        "plain_img_per_s": "plain loop",
-        "mlkit_first_epoch_img_per_s": "mlkit, first epoch with the decode",
-        "mlkit_img_per_s": "mlkit, later epochs",
-        "step_img_per_s": "pure step",
-    }
-    values = [figures[key] for key in bars]
-    low, high = np.array([figures["spread"][key] for key in bars]).T
-    numbers = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
-    # the numbers stand beside the names, where no mark can hide them
-    names = [f"{name}\n{number} images/s" for name, number in zip(bars.values(), numbers, strict=True)]
-    ax.barh(names, values, color=[UNKNOWN, YES, YES, NO])
-    ax.errorbar(values, range(len(bars)), xerr=[values - low, high - values], fmt="none", color="black", capsize=4)
-    bounds = [figures["gemm_bound_fp32_img_per_s"]] + 3 * [figures["gemm_bound_img_per_s"]]
-    ax.plot(bounds, range(len(bars)), "k|", markersize=26, markeredgewidth=3, label="GEMM bound of the same precision")
-    ax.set(title="Training throughput", xlabel="images per second", xlim=(0, 1.12 * max(*bounds, *high)))
-    ax.invert_yaxis()
-    legend_below(ax)
-    return ax
 
 
 def show(figure: Figure, path: Path | None = None, photos: bool = False) -> None:

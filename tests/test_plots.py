@@ -10,6 +10,9 @@ import pytest
 
 from mlkit import plots
 from mlkit.data import labels
+from mlkit.data.plots import cooccurrence, label_balance, na_patterns
+from mlkit.inference.plots import prediction
+from mlkit.training.plots import learning_rate_range, loss_curve, worth
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -25,7 +28,7 @@ def ax():
 
 
 def test_label_balance_stacks_the_shares(ax):
-    plots.label_balance(labels.label_counts(TABLE), ax)
+    label_balance(labels.label_counts(TABLE), ax)
     widths = [[bar.get_width() for bar in container] for container in ax.containers]
     np.testing.assert_allclose(widths, [[0.75, 0.25], [0.25, 0.25], [0, 0.5]])
     assert ax.get_title()
@@ -33,9 +36,9 @@ def test_label_balance_stacks_the_shares(ax):
 
 
 def test_heat_maps_are_drawn_on_the_given_axes(ax):
-    assert plots.cooccurrence(labels.cooccurrence(TABLE), ax) is ax
+    assert cooccurrence(labels.cooccurrence(TABLE), ax) is ax
     ax.clear()
-    plots.na_patterns(labels.na_patterns(TABLE), ax)
+    na_patterns(labels.na_patterns(TABLE), ax)
     assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "2"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["x", "y"]
 
@@ -43,7 +46,7 @@ def test_heat_maps_are_drawn_on_the_given_axes(ax):
 def test_loss_curve_has_the_names_of_the_seed_and_every_iteration(ax):
     history = pd.DataFrame({"iteration": [1, 2, 3, 4], "loss": [4.0, 3, 2, 1]})
     epochs = pd.DataFrame({"iteration": [2, 4], "validation_loss": [3.5, 2]})
-    plots.loss_curve(history, epochs, ax, smoothing=0.0)
+    loss_curve(history, epochs, ax, smoothing=0.0)
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == (
         "Aimonk_multilabel_problem",
         "iteration_number",
@@ -56,19 +59,19 @@ def test_loss_curve_has_the_names_of_the_seed_and_every_iteration(ax):
 
 def test_prediction_marks_what_is_present(ax):
     table = pd.DataFrame({"attribute": ["x", "y"], "probability": [0.9, 0.2], "threshold": 0.5, "present": [True, False]})
-    plots.prediction(table, ax)
+    prediction(table, ax)
     colours = [mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.containers[0]]
     assert colours == [plots.YES, plots.UNKNOWN]
 
 
 def test_learning_rate_range_is_drawn_on_a_logarithmic_axis(ax):
-    plots.learning_rate_range(pd.DataFrame({"lr": [1e-6, 1e-4, 1e-2], "loss": [0.7, 0.5, 2.0]}), ax)
+    learning_rate_range(pd.DataFrame({"lr": [1e-6, 1e-4, 1e-2], "loss": [0.7, 0.5, 2.0]}), ax)
     assert ax.get_xscale() == "log"
     assert list(ax.lines[0].get_ydata()) == [0.7, 0.5, 2.0]
 
 
 def test_worth_shows_ap_and_chance(ax):
-    plots.worth(pd.DataFrame({"AP": [0.9, 0.4], "chance": [0.5, 0.1]}, index=["x", "y"]), ax)
+    worth(pd.DataFrame({"AP": [0.9, 0.4], "chance": [0.5, 0.1]}, index=["x", "y"]), ax)
     assert [bar.get_width() for bar in ax.containers[0]] == [0.9, 0.4]
     assert list(ax.lines[0].get_xdata()) == [0.5, 0.1]
 
@@ -100,11 +103,11 @@ def test_figures_of_many_attributes_show_the_most_telling_and_say_so(count):
         {"attribute": table.columns, "probability": ap.AP.array, "threshold": 0.5, "present": ap.AP.array > 0.5}
     )
     drawn = [
-        (plots.rows(counts.index), plots.label_balance, counts, plots.MOST_ROWS),
-        (plots.square(counts.index), plots.cooccurrence, together, 25),
-        (plots.rows(patterns.columns), plots.na_patterns, patterns, plots.MOST_ROWS),
-        (plots.rows(ap.index), plots.worth, ap, plots.MOST_ROWS),
-        (plots.beside(np.zeros((4, 4, 3), np.uint8), answer.attribute), plots.prediction, answer, plots.MOST_ROWS),
+        (plots.rows(counts.index), label_balance, counts, plots.MOST_ROWS),
+        (plots.square(counts.index), cooccurrence, together, 25),
+        (plots.rows(patterns.columns), na_patterns, patterns, plots.MOST_ROWS),
+        (plots.rows(ap.index), worth, ap, plots.MOST_ROWS),
+        (plots.beside(np.zeros((4, 4, 3), np.uint8), answer.attribute), prediction, answer, plots.MOST_ROWS),
     ]
     for (figure, ax), draw, data, most in drawn:
         draw(data, ax)
@@ -116,11 +119,11 @@ def test_figures_of_many_attributes_show_the_most_telling_and_say_so(count):
 
 
 def test_the_most_telling_come_first_and_those_without_a_worth_last():
-    worth = pd.Series([0.2, np.nan, 0.9, 0.1, 0.5])
-    assert plots.most_telling(worth, 5).tolist() == [0, 1, 2, 3, 4]
-    assert plots.most_telling(worth, 3).tolist() == [2, 4, 0]
-    assert plots.most_telling(worth, 2, ends=True).tolist() == [2, 3]
-    assert plots.most_telling(worth * np.nan, 2, ends=True).tolist() == [0, 1]
+    values = pd.Series([0.2, np.nan, 0.9, 0.1, 0.5])
+    assert plots.most_telling(values, 5).tolist() == [0, 1, 2, 3, 4]
+    assert plots.most_telling(values, 3).tolist() == [2, 4, 0]
+    assert plots.most_telling(values, 2, ends=True).tolist() == [2, 3]
+    assert plots.most_telling(values * np.nan, 2, ends=True).tolist() == [0, 1]
 
 
 def test_long_names_keep_both_ends_and_stay_apart():
@@ -139,7 +142,7 @@ def test_names_below_a_heat_map_do_not_overlap_and_its_title_fits(names, rotatio
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no font of this machine|Glyph")
         figure, ax = plots.square(names)
-        plots.cooccurrence(table, ax)
+        cooccurrence(table, ax)
         figure.canvas.draw()
     assert ax.get_xticklabels()[0].get_rotation() == rotation
     extent = ax.title.get_window_extent()
@@ -181,7 +184,7 @@ def test_what_no_font_has_is_said_once_with_what_to_install(fonts, monkeypatch):
 def test_names_are_data_and_no_formulas():
     names = ["$$", "$5 to $10", "a_b^c", r"\frac"]
     figure, ax = plt.subplots()
-    plots.label_balance(labels.label_counts(labels.from_codes(np.eye(4), "abcd", names)), ax)
+    label_balance(labels.label_counts(labels.from_codes(np.eye(4), "abcd", names)), ax)
     ax.set(title="$5 to $10", xlabel="$$")
     figure.savefig(BytesIO())
     texts = [text.get_text() for text in ax.get_yticklabels()]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mlkit import bench, plots
-from mlkit.bench import BenchConfig, footprint, load, measure, measurements, turns
+from mlkit import bench
+from mlkit.bench import BenchConfig, footprint, load, measure, measurements, plots, turns
 from mlkit.bench.machine import matrix_product
 from mlkit.bench.photos import make_photos
 from mlkit.cli import main

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from mlkit import plots
 from mlkit.cli import main
 from mlkit.data.labelfile import read_labels
 from mlkit.data.source import DataSource
@@ -17,6 +16,7 @@ from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.predictions import Predictions, summary
 from mlkit.experiments.ensemble import build_ensemble
+from mlkit.inference.plots import prediction
 from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
 from mlkit.models.networks import build_model, load_model, normalise, save_model, set_statistics, statistics_of
@@ -141,7 +141,7 @@ def test_attribute_that_was_never_seen_in_training_is_na_and_that_is_said(traine
     predictions = trained.read_table("predictions.csv").set_index("attribute").probability
     assert predictions["ghost"].isna().all()
     assert predictions.drop("ghost").notna().all()
-    plots.prediction(table, plt.figure().subplots())
+    prediction(table, plt.figure().subplots())
     plt.close()
 
 
