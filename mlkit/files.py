@@ -1,19 +1,18 @@
-"""Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes, locks."""
+"""Where things are, and how they are written: the project's root, paths for people, whole-or-nothing writes."""
 
 import errno
 import hashlib
 import json
 import os
-import platform
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.errors import ClaimError, MlkitError, WriteError
+from mlkit.errors import MlkitError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,55 +156,3 @@ def write_csv(path: str | Path, table: "pd.DataFrame", **options: Any) -> None:
     """Write a table, whole or not at all; the same bytes on every system. `options` are those of `DataFrame.to_csv`."""
     with atomic(path) as temporary:
         table.to_csv(temporary, lineterminator="\n", **options)
-
-
-class Claim:
-    """The right to work at something, which one process has at a time: a locked file, and one beside it with who holds it.
-
-    The operating system drops the lock of a process that dies, however it dies: no claim is ever left behind. Windows lets
-    nobody read or write the locked file itself.
-    """
-
-    def __init__(self, path: Path, what: str) -> None:
-        """Take it.
-
-        Args:
-            path: the file; it stays, since to delete a lock that others look at would make two of it.
-            what: is claimed, for the error.
-
-        Raises:
-            ClaimError: if another process has it.
-        """
-        from filelock import FileLock, Timeout  # costs a moment, and `mlkit --help` does without
-
-        make_folder(path.parent)
-        self._by, self._lock = path.with_name(f"{path.name}.by"), FileLock(path, timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise ClaimError(what, **_holder(self._by)) from None
-        before, own = _holder(self._by), {"pid": os.getpid(), "host": platform.node()}
-        if before and before["host"] != own["host"]:  # not every network file system tells other machines of a lock
-            last = f"process {before['pid']} on {before['host']}"
-            print(f"{what} was not given back by {last}; if that is still at work, stop one of the two")
-        self._by.write_text(json.dumps(own), encoding="utf-8")
-
-    def release(self) -> None:
-        """Give it back."""
-        with suppress(OSError):  # the folder may be gone, or Windows refuse since somebody is reading
-            self._by.unlink()
-        self._lock.release(force=True)
-
-    def __enter__(self) -> "Claim":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return {name: holder[name] for name in ("pid", "host")}
-    except (OSError, ValueError, TypeError, KeyError):  # given back, or being written
-        return {}

@@ -18,8 +18,8 @@ from mlkit.cli import main
 from mlkit.errors import ClaimError, MlkitError, ParameterError, RunError, WriteError
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
-from mlkit.files import Claim, atomic, project_root, resolve, shown, write_json
-from mlkit.runs import Run, find_runs, folders, list_runs, named_folder, outputs_root
+from mlkit.files import atomic, project_root, resolve, shown, write_json
+from mlkit.runs import Claim, Run, find_runs, folders, list_runs, named_folder, outputs_root
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 

@@ -25,8 +25,8 @@ from mlkit.errors import ClaimError, WriteError
 from mlkit.experiments.search import worker
 from mlkit.experiments.search.setup import set_up
 from mlkit.experiments.search.trials import trials, write_best
-from mlkit.files import Claim, move, write_json
-from mlkit.runs import Run
+from mlkit.files import move, write_json
+from mlkit.runs import Claim, Run
 from mlkit.training.loop import train
 from mlkit.training.recipe import Recipe
 

@@ -1,6 +1,6 @@
 """The run folder: all that one training leaves behind, and the only thing through which notebooks speak to each other."""
 
-from mlkit.runs.claims import HELD
+from mlkit.runs.claims import HELD, Claim
 from mlkit.runs.folders import folder_of, named_folder, outputs_root
 from mlkit.runs.run import PACKAGES, Run, contents, find_runs, list_runs
 from mlkit.runs.stopped import Stopped
@@ -10,6 +10,7 @@ __all__ = [
     "FILES",
     "HELD",
     "PACKAGES",
+    "Claim",
     "Run",
     "Stopped",
     "contents",

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from mlkit.errors import ParameterError, RunError
-from mlkit.files import Claim, digest_file, make_folder, read_json, resolve, shown, write_csv, write_json
-from mlkit.runs.claims import claim_of, claimed
+from mlkit.files import digest_file, make_folder, read_json, resolve, shown, write_csv, write_json
+from mlkit.runs.claims import Claim, claim_of, claimed
 from mlkit.runs.folders import folder_of, named_folder, new_folder, outputs_root
 from mlkit.runs.table import FILES
 

@@ -16,17 +16,19 @@ from conftest import HANG, wait_for
 
 from mlkit.cli import main
 from mlkit.errors import MlkitError, ParameterError, RunError
-from mlkit.experiments.search import STORAGE, Tuning, values_of
+from mlkit.experiments.search import Tuning
 from mlkit.experiments.search import worker as worker_module
 from mlkit.experiments.search.plots import history, slices
 from mlkit.experiments.search.plots import importance as importance_plot
 from mlkit.experiments.search.pruning import Reporter, reporter
 from mlkit.experiments.search.setup import go_on, set_up
 from mlkit.experiments.search.space import Space
+from mlkit.experiments.search.storage import STORAGE
 from mlkit.experiments.search.trials import best, importance, promising, ranking, trials, write_best
+from mlkit.experiments.search.tuning import values_of
 from mlkit.experiments.search.worker import run_workers, work
-from mlkit.files import Claim, digest_file
-from mlkit.runs import Run
+from mlkit.files import digest_file
+from mlkit.runs import Claim, Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.recipe import Recipe
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlkit.experiments.search import Tuning, marks_of
+from mlkit.experiments.search.tuning import Tuning, marks_of
 
 
 class Reporter:

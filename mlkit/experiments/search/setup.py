@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlkit.errors import RunError
-from mlkit.experiments.search import Tuning
 from mlkit.experiments.search.space import Space
+from mlkit.experiments.search.tuning import Tuning
 from mlkit.progress import say
 from mlkit.runs import contents
 from mlkit.training.recipe import Recipe

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from mlkit.errors import ParameterError
-from mlkit.experiments.search import Tuning, marks_of, values_of
+from mlkit.experiments.search.tuning import Tuning, marks_of, values_of
 from mlkit.files import write_csv, write_text
 
 _FEWEST = 4  # trials that say something about importance

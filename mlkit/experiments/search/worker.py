@@ -12,11 +12,12 @@ import numpy as np
 
 from mlkit.data.cache import cores
 from mlkit.errors import ClaimError, MlkitError
-from mlkit.experiments.search import Tuning, marks_of, storage_name
-from mlkit.files import Claim, project_root
+from mlkit.experiments.search.storage import storage_name
+from mlkit.experiments.search.tuning import Tuning, marks_of
+from mlkit.files import project_root
 from mlkit.notebooks import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
-from mlkit.runs import Stopped
+from mlkit.runs import Claim, Stopped
 from mlkit.training.recipe import notebook_parameters
 
 if TYPE_CHECKING:

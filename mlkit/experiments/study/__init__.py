@@ -32,11 +32,11 @@ from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.experiments.study.findings import BASELINE, FULL
 from mlkit.experiments.study.grid import Cell, Study
 from mlkit.experiments.study.hiding import hide
-from mlkit.files import Claim, make_folder, read_json, shown, write_csv, write_json
+from mlkit.files import make_folder, read_json, shown, write_csv, write_json
 from mlkit.losses import get_loss
 from mlkit.models.device import choose_device
 from mlkit.progress import bar, say
-from mlkit.runs import Run, contents, named_folder
+from mlkit.runs import Claim, Run, contents, named_folder
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
 from mlkit.training.objective import contradictions
