@@ -1,12 +1,10 @@
 """The one training loop."""
 
 import gc
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
 from mlkit.training.objective import choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
-from mlkit.training.step import TrainingStep, learning_rate_range
+from mlkit.training.step import TrainingStep
 
 Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
 
@@ -74,14 +72,6 @@ def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
         folds=config.folds,
         fold=config.fold,
     )
-
-
-def preview_learning_rates(dataset: MultiLabelDataset, config: TrainConfig) -> pd.DataFrame:
-    """The learning-rate range test of a configuration, see `step.learning_rate_range`; leaves nothing behind."""
-    device = choose_device(config.device, config.precision, config.image_size)
-    training = np.flatnonzero(split_dataset(dataset, config) == "train")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is mapped
-        return learning_rate_range(dataset, training, config, device, Run(Path(folder)))
 
 
 class Training:

@@ -34,7 +34,7 @@ def loss_curve(
 
 
 def learning_rate_range(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Loss over the learning rate, smoothed too; takes `step.learning_rate_range`."""
+    """Loss over the learning rate, smoothed too; takes `preview.learning_rate_range`."""
     ax.plot(table.lr, table.loss, color=YES, alpha=0.25, linewidth=1, label="each iteration")
     ax.plot(table.lr, table.loss.ewm(alpha=0.3).mean(), color=YES, linewidth=2, label="smoothed")
     ax.set(title="Learning-rate range: choose where the loss falls fastest", xlabel="learning rate", ylabel="training loss")

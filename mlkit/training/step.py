@@ -2,28 +2,22 @@
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from mlkit.data.dataset import MultiLabelDataset
-from mlkit.errors import ParameterError, RunError
-from mlkit.evaluation.calibration import Calibration
-from mlkit.losses import LOSSES, get_loss
+from mlkit.losses import get_loss
 from mlkit.models.device import Device, largest_batch
 from mlkit.models.freezing import Activations, PartlyFrozen
-from mlkit.models.networks import build_model, compute_logits, load_model, place
-from mlkit.progress import say
+from mlkit.models.networks import build_model, place
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
 from mlkit.training.objective import Objective, Targets, image_weights
 from mlkit.training.optim import WeightAverage, build_optimizer
-
-_EVALUATION_BATCH = 64
+from mlkit.training.prior import EVALUATION_BATCH, estimate_prior
 
 
 class TrainingStep:
@@ -114,7 +108,7 @@ class TrainingStep:
     def evaluate(self, indices: np.ndarray) -> Tensor:
         """Float32 logits (len(indices), attributes) of images, on the CPU."""
         self.network.eval()
-        order = np.split(indices, range(_EVALUATION_BATCH, len(indices), _EVALUATION_BATCH)) if len(indices) else []
+        order = np.split(indices, range(EVALUATION_BATCH, len(indices), EVALUATION_BATCH)) if len(indices) else []
         parts = [self._forward(inputs).cpu() for _, inputs, _ in self.feed.batches(order)]
         return torch.cat(parts) if parts else torch.empty(0, self.feed.targets.shape[1])
 
@@ -142,88 +136,3 @@ def _parts(images: int, count: int) -> list[slice]:
     """A batch in `count` equal parts, or fewer: batch normalisation cannot work on a single image."""
     cuts = np.linspace(0, images, 1 + max(1, min(count, images // 2))).astype(int).tolist()
     return [slice(start, end) for start, end in itertools.pairwise(cuts)]
-
-
-def estimate_prior(name: str, dataset: MultiLabelDataset, images: np.ndarray, device: Device) -> Tensor:
-    """Share of images that have each attribute, for `csl`: the mean of a run's calibrated probabilities.
-
-    The paper (see `losses.csl`) takes what a network says that was trained with the unknown cells left out. A pos_weight in
-    that training moves what it says, and calibration takes that back.
-
-    Args:
-        name: of the run.
-        dataset: images, known or not.
-        images: indices of those to look at, the training images.
-        device: where to compute.
-
-    Returns:
-        float32 (attributes,).
-
-    Raises:
-        RunError: if there is no such run, or it is not finished.
-        ParameterError: if it is uncalibrated, or was made for other attributes or another size of images.
-    """
-    run = Run.open(name)
-    if not run.finished:
-        raise RunError(f"prior_run {name!r}: {run} is not finished, so not calibrated; go on with its training")
-    if not run.config()["parameters"].get("calibrate", True):
-        raise ParameterError(
-            f"prior_run {name!r} has calibrate false, so that its probabilities are no frequencies; train it with true"
-        )
-    _, meta = load_model(run / "model.pth")
-    fitting = [name for name, loss in LOSSES.items() if loss.leaves_out]
-    if wrong := [part["loss"] for part in meta.get("members", [meta]) if part["loss"] not in fitting]:
-        say(
-            f"warning: prior_run {name!r} was trained with {wrong[0]}, which takes unknown cells for a no; the paper of csl "
-            f"estimates the prior by a loss that leaves them out: {', '.join(fitting)}"
-        )
-    try:
-        logits = model_logits(run / "model.pth", dataset, images, device).numpy()
-    except ParameterError as error:
-        raise ParameterError(f"prior_run {name!r}: {error}") from None
-    probabilities = Calibration.from_dict(meta["calibration"]).probabilities(logits)
-    return torch.from_numpy(probabilities.mean(axis=0)).float()
-
-
-@torch.inference_mode()
-def model_logits(model: Path, dataset: MultiLabelDataset, indices: np.ndarray, device: Device) -> Tensor:
-    """Float32 logits (len(indices), attributes) of a model file for images of a data set.
-
-    Raises:
-        ParameterError: if the model was made for other attributes or another size of images.
-    """
-    network, meta = load_model(model)
-    if meta["attributes"] != dataset.attributes or meta["image_size"] != dataset.image_size:
-        raise ParameterError("the model has other attributes or another image_size than the data")
-    place(network, device)
-    order = np.array_split(indices, -(-len(indices) // _EVALUATION_BATCH))
-    batches = Feed(dataset, device.device).batches(order)
-    return torch.cat([compute_logits(network, pixels, device) for _, pixels, _ in batches])
-
-
-def learning_rate_range(
-    dataset: MultiLabelDataset,
-    training: np.ndarray,
-    config: TrainConfig,
-    device: Device,
-    run: Run,
-    lowest: float = 1e-6,
-    highest: float = 1.0,
-    steps: int = 60,
-) -> pd.DataFrame:
-    """Loss while the learning rate rises from lowest to highest (range test, Smith 2017); columns lr and loss.
-
-    A good rate lies where the loss falls fastest, about a third of where it is lowest. Stops once the loss is four times its
-    lowest. Nothing is kept of this training.
-    """
-    step = TrainingStep(dataset, training, config, device, run)
-    step.start_epoch(0)
-    rng = np.random.default_rng(config.seed)
-    order = [rng.choice(training, min(step.batch_size, len(training)), replace=False) for _ in range(steps)]
-    rates = np.geomspace(lowest, highest, steps)
-    rows: list[dict[str, float]] = []
-    for number, (batch, lr) in enumerate(zip(step.feed.batches(order), rates, strict=True)):
-        rows.append({"lr": float(lr), "loss": step(*batch, number, float(lr)).item()})
-        if not rows[-1]["loss"] < 4 * min(row["loss"] for row in rows):
-            break
-    return pd.DataFrame(rows)

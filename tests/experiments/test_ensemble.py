@@ -26,8 +26,8 @@ from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
 from mlkit.models.networks import build_model, compute_logits, load_model, normalise, place, save_model
 from mlkit.runs import Run, find_runs
+from mlkit.training.prior import model_logits
 from mlkit.training.recipe import Recipe
-from mlkit.training.step import model_logits
 
 NAMES = ["sleeves", "plain", "long", "bag"]
 

@@ -23,7 +23,7 @@ from mlkit.models.networks import build_model, load_model, normalise, save_model
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
-from mlkit.training.step import model_logits
+from mlkit.training.prior import model_logits
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from mlkit.training import loop as train_module
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import model_meta
 from mlkit.training.loop import split_dataset, train
-from mlkit.training.step import estimate_prior
+from mlkit.training.prior import estimate_prior
 
 CONFIG = TrainConfig(
     image_size=32,

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from mlkit.data.source import DataSource
-from mlkit.models.device import choose_device
-from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.optim import WeightAverage, build_optimizer, learning_rate
-from mlkit.training.step import learning_rate_range
+from mlkit.training.preview import learning_rate_range
 
 CONFIG = TrainConfig(weights="none", epochs=10, learning_rate=0.1)
 
@@ -53,11 +51,10 @@ def test_average_follows_the_weights_and_is_applied_for_a_while():
         torch.testing.assert_close(network.weight.detach(), before + 1)
 
 
-def test_range_test_raises_the_rate_and_stops_where_the_loss_explodes(sample, tmp_path):
+def test_range_test_raises_the_rate_and_stops_where_the_loss_explodes(sample):
     dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
-    config = replace(CONFIG, image_size=32, batch_size=16, precision="fp32")
-    device = choose_device("cpu", "fp32")
-    table = learning_rate_range(dataset, np.arange(len(dataset)), config, device, Run(tmp_path), steps=15)
+    config = replace(CONFIG, image_size=32, batch_size=16, device="cpu", precision="fp32")
+    table = learning_rate_range(dataset, config, steps=15)
     assert table.lr[0] == pytest.approx(1e-6)
     assert table.lr.is_monotonic_increasing
     assert len(table) <= 15

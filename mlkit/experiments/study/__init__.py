@@ -40,7 +40,7 @@ from mlkit.runs import Claim, Run, contents, named_folder
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
 from mlkit.training.objective import contradictions
-from mlkit.training.step import model_logits
+from mlkit.training.prior import model_logits
 
 _WAIT_SECONDS = 0.5  # between looks at cells that another process works on
 
