@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mlkit.data.dataset import MultiLabelDataset, fold_images
+from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labels import label_counts, to_codes
+from mlkit.data.split import fold_images
 from mlkit.evaluation.metrics import evaluate
 from mlkit.files import digest_file, make_folder
 from mlkit.models.device import choose_device

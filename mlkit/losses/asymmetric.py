@@ -32,17 +32,10 @@ def asl(
     alpha is a pos_weight of alpha / (1 - alpha), times 1 - alpha for all.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight w of a known positive cell, or None. The gammas balance already.
-        reduction: see `mlkit.losses`.
         gamma_pos, gamma_neg: how much easy cells are weighed down; 0 is not at all.
         clip: probability below which a negative cell is given up as learnt, in [0, 1).
         focus_gradient: let gradients flow through the focusing weights as well. The paper's formula has them, its published
             trainings hold the weights constant.
-
-    Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, or a setting makes no sense.
     """
     check("gamma_pos", gamma_pos, 0)
     check("gamma_neg", gamma_neg, 0)

@@ -11,15 +11,6 @@ def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None
 
     `-[w y log p + (1 - y) log(1 - p)]` with p = sigmoid(logits) and w the attribute's pos_weight. The mean divides by the
     number of known cells. Value and gradient equal those of the plain loss after the unknown cells were removed.
-
-    Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight of a known positive cell, or None.
-        reduction: see `mlkit.losses`.
-
-    Raises:
-        ParameterError: if the shapes differ or the reduction is unknown.
     """
     logits, known = prepare(logits, targets), targets >= 0
     return reduce(cross_entropy(keep(logits, known), targets, pos_weight), known, reduction)
@@ -30,15 +21,6 @@ def assume_negative(logits: Tensor, targets: Tensor, pos_weight: Tensor | None =
 
     The loss AN of Cole et al., Multi-Label Learning from Single Positive Labels, CVPR 2021. The mean divides by the number
     of cells. Wherever an unknown cell is a yes, it teaches the wrong thing.
-
-    Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight of a known positive cell, or None.
-        reduction: see `mlkit.losses`.
-
-    Raises:
-        ParameterError: if the shapes differ or the reduction is unknown.
     """
     logits = prepare(logits, targets)
     return reduce(cross_entropy(logits, targets, pos_weight), torch.ones_like(logits, dtype=torch.bool), reduction)
@@ -62,14 +44,7 @@ def partial_bce(
     counts almost as much as one with all. As in the paper the mean divides by N C, all cells, known or not.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight of a known positive cell, or None.
-        reduction: see `mlkit.losses`.
         alpha, beta, gamma: the weight of an image, alpha k^gamma + beta.
-
-    Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, gamma is negative, or an image's weight can be.
     """
     check("gamma", gamma, 0)
     check("beta", beta, 0)  # the weight where next to nothing is known

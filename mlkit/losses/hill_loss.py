@@ -31,16 +31,9 @@ def hill(
     unknown cells do here. The mean divides by the number of cells, all of which are used; the paper sums.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight w of a known positive cell, or None. The hill balances already.
-        reduction: see `mlkit.losses`.
         lambda_: form of the hill. At 1.5 the slope is zero at p = 1; below, sure cells would be pushed up.
         margin: subtracted from the logits of positives; 0.5 to 1.
         gamma: how much easy positives are weighed down; 0 is not at all.
-
-    Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, or a setting makes no sense.
     """
     check("lambda_", lambda_, 1)
     check("gamma", gamma, 0)

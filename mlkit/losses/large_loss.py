@@ -26,16 +26,9 @@ def ll_r(
     stay as they are. As in the paper the mean divides by N C, the rejected cells included.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight of a known positive cell, or None.
-        reduction: see `mlkit.losses`.
         epoch: the current one, counted from 1.
         delta: share of all cells by which k grows each epoch; 0.001 to 0.005.
         warmup: epochs in which every unknown cell is a no.
-
-    Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, or a setting makes no sense.
     """
     logits = prepare(logits, targets)
     rejected = _contradicted(logits, targets, epoch, delta, warmup)
@@ -59,16 +52,7 @@ def ll_ct(
     with the loss `-log p`. They are guesses, so pos_weight, which may be large, does not apply to them.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight of a known positive cell, or None.
-        reduction: see `mlkit.losses`.
-        epoch: the current one, counted from 1.
-        delta: share of all cells by which k grows each epoch; 0.001 to 0.005.
-        warmup: epochs in which every unknown cell is a no.
-
-    Raises:
-        ParameterError: if the shapes differ, the reduction is unknown, or a setting makes no sense.
+        epoch, delta, warmup: as of `ll_r`.
     """
     logits = prepare(logits, targets)
     corrected = _contradicted(logits, targets, epoch, delta, warmup)

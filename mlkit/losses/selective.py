@@ -36,18 +36,11 @@ def csl(
     divides by the number of cells that were not left out; the paper sums.
 
     Args:
-        logits: (batch, attributes), any float type; half precision is computed in float32.
-        targets: (batch, attributes) of 1, 0 and -1.
-        pos_weight: (attributes,), the weight w of a known positive cell, or None. The gammas balance already.
-        reduction: see `mlkit.losses`.
         top_fraction: share of the batch's unknown cells, those with the largest logits, to leave out, in [0, 1].
         prior: (attributes,), share of images that have the attribute, as a model sees it that was trained with the unknown
-            cells left out (`step.estimate_prior`); None for the top cells only.
+            cells left out (`prior.estimate_prior`); None for the top cells only.
         prior_threshold: an unknown cell of an attribute that is more frequent is left out.
         gamma_pos, gamma_neg, gamma_unknown: how much easy cells are weighed down; 0 is not at all.
-
-    Raises:
-        ParameterError: if shapes differ, the reduction is unknown, or a setting makes no sense.
     """
     check("top_fraction", top_fraction, 0, 1)
     for name, gamma in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg), ("gamma_unknown", gamma_unknown)):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mlkit.data.dataset import MultiLabelDataset, batches, split_images
+from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.labels import label_counts
+from mlkit.data.split import split_images
 from mlkit.errors import MlkitError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.losses import get_loss, masked_bce

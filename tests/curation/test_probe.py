@@ -9,10 +9,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mlkit.curation.probe import features, linear_head, out_of_fold, probe
-from mlkit.data.dataset import fold_images
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.data.source import DataSource
+from mlkit.data.split import fold_images
 from mlkit.evaluation.metrics import evaluate
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig

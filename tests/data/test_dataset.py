@@ -9,11 +9,12 @@ import torch
 from conftest import SHARED
 from torch.utils.data import DataLoader
 
-from mlkit.data.dataset import batches, fold_images, split_images
+from mlkit.data.dataset import batches
 from mlkit.data.images import load_image
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, label_counts, to_codes
 from mlkit.data.source import DataSource
+from mlkit.data.split import fold_images, split_images
 from mlkit.errors import LabelError
 
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here")

@@ -10,11 +10,11 @@ from conftest import SHARED
 from PIL import Image, ImageEnhance
 
 from mlkit.data import duplicates
-from mlkit.data.dataset import split_images
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
 from mlkit.data.sample import make_sample
 from mlkit.data.source import DataSource
+from mlkit.data.split import split_images
 from mlkit.errors import ParameterError
 from mlkit.training import loop as train
 from mlkit.training.config import TrainConfig

@@ -25,8 +25,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mlkit.data.dataset import MultiLabelDataset, split_images
+from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.duplicates import duplicate_groups
+from mlkit.data.split import split_images
 from mlkit.errors import ClaimError, RunError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.experiments.study.findings import BASELINE, FULL
