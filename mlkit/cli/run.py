@@ -2,10 +2,13 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlkit.cli.given import GOES_ON, command_line, data_options, given_parameters
 from mlkit.cli.predict import print_predictions
+
+if TYPE_CHECKING:
+    from mlkit.notebooks import NotebookError
 
 
 def add_to(commands: Any) -> None:
@@ -20,44 +23,47 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
-    from mlkit import notebooks as pipeline
+    from mlkit import notebooks
     from mlkit.data.source import DataSource
     from mlkit.errors import ParameterError
     from mlkit.parameters import known_parameters
     from mlkit.training.recipe import known_settings
 
-    chosen, settings = pipeline.select(options.only, options.start), known_settings()
-    known = {notebook: known_parameters(notebook) for notebook in pipeline.CHAIN}
+    chosen, settings = notebooks.select(options.only, options.start), known_settings()
+    known = {notebook: known_parameters(notebook) for notebook in notebooks.CHAIN}
     having = {notebook: [*own, *(settings if "settings" in own else ())] for notebook, own in known.items()}
     for name, _ in options.parameter:
-        notebooks = [notebook for notebook in pipeline.CHAIN if name in having[notebook]]
-        if notebooks and not set(notebooks) & set(chosen):
-            raise ParameterError(f"{name} is of {', '.join(notebooks)}, which is not executed now; leave it out")
+        of = [notebook for notebook in notebooks.CHAIN if name in having[notebook]]
+        if of and not set(of) & set(chosen):
+            raise ParameterError(f"{name} is of {', '.join(of)}, which is not executed now; leave it out")
     # a part of an earlier run starts from what that run was given, so that it need not be said again
     part = options.only or options.start
-    given = given_parameters(options, pipeline.earlier_parameters(options.name, settings, chosen) if part else {})
-    data = {**known[pipeline.TRAINING], **given}
+    given = given_parameters(options, notebooks.earlier_parameters(options.name, settings, chosen) if part else {})
+    data = {**known[notebooks.TRAINING], **given}
     DataSource(data["images"], data["labels"]).prepare()  # so that the first call and the second see the same files
     try:
-        result = pipeline.run_notebooks(
+        result = notebooks.run_notebooks(
             given, settings, options.name, options.only, options.start, options.overwrite, options.timeout
         )
-    except pipeline.NotebookError as error:
-        print(f"\nmlkit: a notebook failed\n{error}", file=sys.stderr)
-        how = [
-            "--only" if options.only else "--from",
-            error.notebook.split("_")[0],
-            *(["--overwrite"] if error.replaces else []),
-        ]
-        if error.notebook == pipeline.TRAINING and error.run.finished and not error.replaces:  # it failed after the training
-            how = ["--from", "03"]
-        print(f"resume:   {command_line(['mlkit', 'run', '--name', error.run.name, *how])}", file=sys.stderr)
+    except notebooks.NotebookError as error:
+        how = _resume(error, "--only" if options.only else "--from")
+        again = command_line(["mlkit", "run", "--name", error.run.name, *how])
+        print(f"\nmlkit: a notebook failed\n{error}\nresume:   {again}", file=sys.stderr)
         return 1
     print(f"\nmade in {result}:")
-    for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in pipeline.CHAIN)]):
+    for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in notebooks.CHAIN)]):
         if file.exists():
             print(f"  {file.name:42} {file.stat().st_size / 1e3:10,.0f} kB")
     if (result / "prediction.csv").exists():
         print()
         print_predictions(result.read_table("prediction.csv"))
     return 0
+
+
+def _resume(error: "NotebookError", part: str) -> list[str]:
+    """Options that go on from a notebook that failed; `part`: --only or --from."""
+    from mlkit.notebooks import TRAINING
+
+    if error.notebook == TRAINING and error.run.finished and not error.replaces:  # it failed after the training
+        return ["--from", "03"]
+    return [part, error.notebook.split("_")[0], *(["--overwrite"] if error.replaces else [])]

@@ -1,6 +1,6 @@
 """Many runs, judged on the same images: who is best, by how much, and what that rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,17 +97,8 @@ class Comparison:
             notes[title] = remarks(one, two)
             if _validated(two) != validated:
                 notes[title].append(f"{two.run} and {best.run} differ in their validation images: their mAP on these, too.")
-        images = best.images
-        for title in sorted(aligned, key=lambda title: -len(aligned[title].images)):
-            there = set(aligned[title].images)
-            common = [image for image in images if image in there]
-            if len(common) < _SHARED * len(best.images):
-                left_out[title] = (
-                    f"{aligned.pop(title).run} shares {len(common)} of the {len(best.images)} images that judge the others"
-                )
-            else:
-                images = common
-        aligned = {title: aligned[title].only(images) for title in order if title in aligned}
+        images = _common(aligned, best, left_out)
+        aligned = {title: one.only(images) for title, one in aligned.items() if title not in left_out}
         targets = shared_targets(list(aligned.values()))
         aligned = {title: replace(one, targets=targets) for title, one in aligned.items()}
         every = [Jackknife(one.probabilities, targets, best.attributes) for one in aligned.values()]
@@ -187,6 +178,20 @@ def _read(runs: Sequence[Run]) -> tuple[dict[str, Predictions], dict[str, str]]:
         except RunError as error:
             left_out[run.title] = str(error)
     return predicted, left_out
+
+
+def _common(aligned: Mapping[str, Predictions], best: Predictions, left_out: dict[str, str]) -> list[str]:
+    """Images that judge all runs; one that shares too few with the others goes to `left_out`."""
+    images = list(best.images)
+    for title in sorted(aligned, key=lambda title: -len(aligned[title].images)):
+        there = set(aligned[title].images)
+        common = [image for image in images if image in there]
+        if len(common) < _SHARED * len(best.images):
+            shared = f"shares {len(common)} of the {len(best.images)} images that judge the others"
+            left_out[title] = f"{aligned[title].run} {shared}"
+        else:
+            images = common
+    return images
 
 
 def _share(first: Predictions, second: Predictions) -> float:

@@ -1,7 +1,7 @@
 """The trials of a search as tables, and what they teach."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -9,6 +9,9 @@ import yaml
 from mlkit.errors import ParameterError
 from mlkit.experiments.search.tuning import Tuning, marks_of, values_of
 from mlkit.files import write_csv, write_text
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _FEWEST = 4  # trials that say something about importance
 
@@ -20,42 +23,30 @@ def trials(tuning: Tuning) -> pd.DataFrame:
         Index trial (number); columns state, mAP (best validation mAP), test_mAP, the parameters that vary, seed, epochs,
         seconds, run, host, error.
     """
-    rows = []
-    for trial in tuning.optuna_study().get_trials(deepcopy=False):
-        run, values = tuning.run(trial), values_of(trial)
-        ended = trial.state.name in ("COMPLETE", "PRUNED")
-        facts: dict[str, Any] = run.read_json("metrics.json") if ended and run.finished else {}
-        rows.append(
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "mAP": max(trial.intermediate_values.values(), default=None),
-                "test_mAP": facts["mean"]["AP"] if facts.get("judged_on") == "test" else None,
-                **{name: values.get(name) for name in tuning.space.ranges},
-                "seed": {**tuning.parameters, **values, **marks_of(trial)}.get("seed", 0),
-                "epochs": facts.get("epochs"),
-                "seconds": facts.get("seconds"),
-                "run": run.name if ended else "",
-                "host": trial.user_attrs.get("host", ""),
-                "error": trial.user_attrs.get("error", ""),
-            }
-        )
-    columns = [
-        "trial",
-        "state",
-        "mAP",
-        "test_mAP",
-        *tuning.space.ranges,
-        "seed",
-        "epochs",
-        "seconds",
-        "run",
-        "host",
-        "error",
-    ]
-    table = pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).set_index("trial")
+    rows = {trial.number: _row(tuning, trial) for trial in tuning.optuna_study().get_trials(deepcopy=False)}
+    varying = [name for name in tuning.space.ranges if name != "seed"]
+    columns = ["state", "mAP", "test_mAP", *varying, "seed", "epochs", "seconds", "run", "host", "error"]
+    table = pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="trial"), columns)
     write_csv(tuning.folder / "trials.csv", table)
     return table
+
+
+def _row(tuning: Tuning, trial: "FrozenTrial") -> dict[str, Any]:
+    """A line of `trials`."""
+    run, values = tuning.run(trial), values_of(trial)
+    ended = trial.state.name in ("COMPLETE", "PRUNED")
+    facts: dict[str, Any] = run.read_json("metrics.json") if ended and run.finished else {}
+    return {
+        **values,
+        "state": trial.state.name.lower(),
+        "mAP": max(trial.intermediate_values.values(), default=None),
+        "test_mAP": facts["mean"]["AP"] if facts.get("judged_on") == "test" else None,
+        "seed": {**tuning.parameters, **values, **marks_of(trial)}.get("seed", 0),
+        "epochs": facts.get("epochs"),
+        "seconds": facts.get("seconds"),
+        "run": run.name if ended else "",
+        **{name: trial.user_attrs.get(name, "") for name in ("host", "error")},
+    }
 
 
 def ranking(table: pd.DataFrame, tuning: Tuning) -> pd.DataFrame:

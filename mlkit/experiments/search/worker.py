@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mlkit.data.cache import cores
 from mlkit.errors import ClaimError, MlkitError
@@ -17,7 +19,7 @@ from mlkit.experiments.search.tuning import Tuning, marks_of
 from mlkit.files import project_root
 from mlkit.notebooks import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
-from mlkit.runs import Claim, Stopped
+from mlkit.runs import Claim, Run, Stopped
 from mlkit.training.recipe import notebook_parameters
 
 if TYPE_CHECKING:
@@ -33,48 +35,11 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
         MlkitError: if a process failed or was killed, once the others have ended; or for SQLite and several workers.
     """
     check_workers(workers)
-    environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"]
     waiting, before = tuning.waiting(), {trial.number for trial in tuning.abandoned()}
     workers = min(workers, waiting)
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=project_root(),
-            env=environment | _share(number, workers),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            # apart, so that an interruption reaches them through this process, once; the second is Windows' word for it
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-        for number in range(workers)
-    ]
-    with (
-        bar(total=waiting, desc="search", unit="trial", smoothing=0.1) as progress,
-        ThreadPoolExecutor(max(1, workers)) as executor,
-    ):
-
-        def follow(process: "subprocess.Popen[str]") -> str:
-            """Pass on what a worker prints; returns the last line."""
-            line = ""
-            assert process.stdout is not None
-            for line in process.stdout:
-                say(line.rstrip("\n"))
-                progress.update(waiting - tuning.waiting() - progress.n)
-            process.wait()
-            return line
-
-        try:
-            followed = [executor.submit(follow, process) for process in processes]
-            while wait(followed, timeout=1).not_done:  # in short turns: in Windows nothing interrupts a wait without end
-                pass
-            last = [one.result() for one in followed]
-        except KeyboardInterrupt:
-            for process in processes:
-                process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))  # each gives its trial back
-            raise
+    processes = [_start(tuning, number, workers) for number in range(workers)]
+    with bar(total=waiting, desc="search", unit="trial", smoothing=0.1) as progress:
+        last = _follow(processes, lambda: progress.update(waiting - tuning.waiting() - progress.n))
     failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
     if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:
         numbers = ", ".join(map(str, left))
@@ -84,6 +49,46 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
         )
     if failed:
         raise MlkitError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
+
+
+def _start(tuning: Tuning, number: int, workers: int) -> "subprocess.Popen[str]":
+    """Worker `number` of several, as a process."""
+    environment = os.environ | {SWITCH: "off", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlkit", "tune", "--name", tuning.name, "--worker"],
+        cwd=project_root(),
+        env=environment | _share(number, workers),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        # apart, so that an interruption reaches them through this process, once; the second is Windows' word for it
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+
+
+def _follow(processes: Sequence["subprocess.Popen[str]"], told: Callable[[], object]) -> list[str]:
+    """Pass on what processes print until they end, `told` after each line; returns the last line of each."""
+
+    def follow(process: "subprocess.Popen[str]") -> str:
+        line = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            say(line.rstrip("\n"))
+            told()
+        process.wait()
+        return line
+
+    with ThreadPoolExecutor(max(1, len(processes))) as executor:
+        try:
+            followed = [executor.submit(follow, process) for process in processes]
+            while wait(followed, timeout=1).not_done:  # in short turns: in Windows nothing interrupts a wait without end
+                pass
+            return [one.result() for one in followed]
+        except KeyboardInterrupt:
+            for process in processes:
+                process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))  # each gives its trial back
+            raise
 
 
 def check_workers(workers: int) -> None:
@@ -126,16 +131,7 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
             with run.claimed():
                 values = {**tuning.parameters, **trial.params, **marks_of(trial)}
                 execute(TRAINING, run, notebook_parameters(values) | own, silent=True)
-        if run.config()["data"] != tuning.data:
-            raise MlkitError(
-                f"labels or images have changed since the search began; {run} cannot be compared with its others"
-            )
-        facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
-        worth = float(epochs.mAP.max())
-        if not np.isfinite(worth):
-            raise MlkitError(
-                f"the validation mAP of {run} is undefined: no attribute has both classes there; validate on more"
-            )
+        facts, epochs, worth = _result(tuning, run)
     except InterruptedNotebook:
         tuning.give_back(number)
         raise KeyboardInterrupt from None
@@ -155,6 +151,17 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
         study.tell(trial, worth)
     say(f"trial {number}: validation mAP {worth:.3f}, {facts['seconds']:.0f} s{f', {stopped}' if stopped else ''}")
     return True
+
+
+def _result(tuning: Tuning, run: Run) -> tuple[dict[str, Any], pd.DataFrame, float]:
+    """metrics.json and epochs.csv of a trial's run, and its validation mAP. Raises MlkitError if that cannot be compared."""
+    if run.config()["data"] != tuning.data:
+        raise MlkitError(f"labels or images have changed since the search began; {run} cannot be compared with its others")
+    facts, epochs = run.read_json("metrics.json"), run.read_table("epochs.csv")
+    worth = float(epochs.mAP.max())
+    if not np.isfinite(worth):
+        raise MlkitError(f"the validation mAP of {run} is undefined: no attribute has both classes there; validate on more")
+    return facts, epochs, worth
 
 
 def _text(trial: "Trial") -> str:
