@@ -76,6 +76,14 @@ def test_every_folder_with_code_is_a_package_which_the_installation_finds():
     assert all((path.parent / "__init__.py").exists() for path in (ROOT / "mlkit").rglob("*.py"))
 
 
+def test_a_package_says_what_it_is_for_and_holds_no_code_of_its_own():
+    for path in (ROOT / "mlkit").rglob("__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+        if path.parent.name != "cli":  # whose code is the command itself
+            assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)], path
+
+
 def test_the_version_stands_in_one_place():
     assert "version" in PYPROJECT["project"]["dynamic"]
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mlkit.__version__"}

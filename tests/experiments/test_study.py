@@ -16,8 +16,8 @@ from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError, RunError
-from mlkit.experiments import study as study_module
-from mlkit.experiments.study import plots, run_study, split_and_hide
+from mlkit.experiments.study import cells, plots, run_study
+from mlkit.experiments.study.cells import split_and_hide
 from mlkit.experiments.study.findings import BASELINE, FULL, advice, differences, overall, t_interval
 from mlkit.experiments.study.grid import Cell, Study
 from mlkit.experiments.study.hiding import MECHANISMS, hide
@@ -143,14 +143,14 @@ def test_truth_of_test_images_and_of_hidden_cells_teaches_nothing(truth, monkeyp
     split = pd.Series("train", truth.labels.index)
     split.iloc[test] = "test"
     # the split of the full table is held, since other truths are split otherwise
-    monkeypatch.setattr(study_module, "split_images", lambda *a, **k: split)
+    monkeypatch.setattr(cells, "split_images", lambda *a, **k: split)
     codes = to_codes(truth.labels)
     judged, taught = codes.copy(), codes.copy()
     judged[test] = 1 - judged[test]
     rest = np.setdiff1d(np.arange(len(truth)), test)
     taught[rest] = np.where(labels.isna().to_numpy(), 1 - codes[rest], codes[rest])
     results = [
-        study_module._compute(
+        cells._compute(
             STUDY,
             cell,
             truth.with_labels(from_codes(c, truth.labels.index, truth.attributes)),
@@ -186,7 +186,7 @@ def test_no_test_image_has_a_resized_copy_among_those_that_teach(sample, tmp_pat
         learnt.append((set(labels.index), set(truth.labels.index[test])))
         return fake(study, cell, truth, groups, folder)
 
-    monkeypatch.setattr(study_module, "_compute", look)
+    monkeypatch.setattr(cells, "_compute", look)
     run_study(replace(STUDY, seeds=[0, 1]), truth, "s")
     for taught, judging in learnt:
         assert judging
@@ -196,7 +196,7 @@ def test_no_test_image_has_a_resized_copy_among_those_that_teach(sample, tmp_pat
 def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
     study = replace(STUDY, methods=["masked_bce", "csl"])
     trained = []
-    real = study_module.train
+    real = cells.train
 
     def counted(dataset, config, run):
         trained.append(config)
@@ -204,7 +204,7 @@ def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
             raise KeyboardInterrupt
         return real(dataset, config, run)
 
-    monkeypatch.setattr(study_module, "train", counted)
+    monkeypatch.setattr(cells, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, truth, "s")
     results = run_study(study, truth, "s")
@@ -229,13 +229,13 @@ def test_other_settings_data_groups_and_weights_are_other_cells(truth, tmp_path)
     other = replace(STUDY, config=replace(CONFIG, epochs=2))
     settings = [(STUDY, cell, truth), (other, cell, truth), (STUDY, replace(cell, seed=1), truth), (STUDY, cell, other_data)]
     groups = truth.digests
-    digests = {study_module._digest(study.identity(c), data, groups) for study, c, data in settings}
-    digests.add(study_module._digest(STUDY.identity(cell), truth, groups.replace(groups.iloc[1], groups.iloc[0])))
+    digests = {cells._digest(study.identity(c), data, groups) for study, c, data in settings}
+    digests.add(cells._digest(STUDY.identity(cell), truth, groups.replace(groups.iloc[1], groups.iloc[0])))
     weights = tmp_path / "weights.pth"
     pretrained = replace(STUDY, config=replace(CONFIG, weights=str(weights)))
     for content in (b"a", b"b"):
         weights.write_bytes(content)
-        digests.add(study_module._digest(pretrained.identity(cell), truth, groups))
+        digests.add(cells._digest(pretrained.identity(cell), truth, groups))
     assert len(digests) == 7
 
 
@@ -243,14 +243,14 @@ def fake(study, cell, truth, groups, folder):
     """In place of a training: writes down who worked."""
     with open(folder.parent.parent / "log.txt", "a", encoding="utf-8") as log:
         log.write(f"{os.getpid()} {cell}\n")
-    study_module.time.sleep(0.02)
+    cells.time.sleep(0.02)
     mean = 0.5 + 0.1 * (cell.method == "asl") + 0.01 * cell.seed
     return {**vars(cell), "known": cell.fraction, "mAP": mean, "best_epoch": 1.0, "seconds": 0.0}
 
 
 @POSIX
 def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monkeypatch):
-    monkeypatch.setattr(study_module, "_compute", fake)
+    monkeypatch.setattr(cells, "_compute", fake)
     study = replace(STUDY, seeds=list(range(8)))
 
     def die(*arguments):
@@ -258,7 +258,7 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
 
     fork = multiprocessing.get_context("fork")
     with monkeypatch.context() as patch:
-        patch.setattr(study_module, "_compute", die)
+        patch.setattr(cells, "_compute", die)
         dead = fork.Process(target=run_study, args=(study, truth, "s"))
         dead.start()
         dead.join()
@@ -276,7 +276,7 @@ def test_two_processes_share_a_study_and_a_dead_one_leaves_no_claim(truth, monke
 
 
 def test_settings_against_the_paper_of_a_method_are_named_once(truth, monkeypatch, capsys):
-    monkeypatch.setattr(study_module, "_compute", fake)
+    monkeypatch.setattr(cells, "_compute", fake)
     study = replace(STUDY, methods=["masked_bce", "asl", "csl"])
     run_study(study, truth, "s")
     assert "warning" not in capsys.readouterr().out
@@ -297,7 +297,7 @@ def test_a_folder_of_something_else_is_left_alone(truth, outputs):
 
 
 def test_command_takes_lists_and_prints_the_advice(sample, monkeypatch, capsys):
-    monkeypatch.setattr(study_module, "_compute", fake)
+    monkeypatch.setattr(cells, "_compute", fake)
     data = ["--images", str(sample / "images"), "--labels", str(sample / "truth.csv"), "--name", "s"]
     lists = ["-p", "methods", "[masked_bce, asl, hill]", "-p", "fractions", "[0.2, 5e-1]", "-p", "seeds", "[0, 1, 2]"]
     assert cli.main(["study", *data, *lists, "-p", "image_size", "16"]) == 0

@@ -1,0 +1,170 @@
+"""The cells of a study, computed: one training each, judged on the full truth."""
+
+import hashlib
+import io
+import json
+import shutil
+import time
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.duplicates import duplicate_groups
+from mlkit.data.split import split_images
+from mlkit.errors import ClaimError, RunError
+from mlkit.evaluation.metrics import evaluate, macro
+from mlkit.experiments.study.findings import BASELINE, FULL
+from mlkit.experiments.study.grid import Cell, Study
+from mlkit.experiments.study.hiding import hide
+from mlkit.files import make_folder, read_json, shown, write_csv, write_json
+from mlkit.losses import get_loss
+from mlkit.models.device import choose_device
+from mlkit.progress import bar, say
+from mlkit.runs import Claim, Run, contents, named_folder
+from mlkit.training.config import TrainConfig
+from mlkit.training.loop import train
+from mlkit.training.objective import contradictions
+from mlkit.training.prior import model_logits
+
+_WAIT_SECONDS = 0.5  # between looks at cells that another process works on
+
+
+def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame:
+    """Compute the cells of a study that are not finished yet, and return the results of all.
+
+    Several processes may work on one study: each takes a cell that nobody works on, and returns when all are finished.
+
+    Args:
+        study: what to compare.
+        truth: images with their full labels.
+        name: of the study's folder below `outputs`.
+
+    Returns:
+        One row per cell: method, mechanism, fraction, seed, known (share of the training and validation cells that was
+        known), mAP and "AP <attribute>" on the full truth of the test images, validation_mAP, best_epoch, seconds.
+
+    Raises:
+        RunError: if the folder holds something else.
+    """
+    folder = _folder(name)
+    make_folder(folder / "cells")
+    write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
+    groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
+    files = {cell: folder / "cells" / f"{_digest(study.identity(cell), truth, groups)}.json" for cell in study.cells}
+    pending = [cell for cell, file in files.items() if not file.exists()]
+    for method in study.methods:
+        config = study.training(Cell(method, FULL, 1.0, study.seeds[0]))
+        own: dict[str, Any] = {"prior_run": "prior"} if get_loss(method).takes_prior else {}  # each training has one
+        for text in contradictions(replace(config, **own)):
+            say(f"warning: {text}")
+    say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
+    with bar(total=len(pending), desc="study", unit="training", smoothing=0.1) as progress:
+        started, total = time.monotonic(), len(pending)
+        while pending:
+            for cell in list(pending):
+                file = files[cell]
+                try:
+                    with Claim(file.with_suffix(".lock"), str(cell)):
+                        if not file.exists():
+                            result = _compute(study, cell, truth, groups, file.with_suffix(""))
+                            write_json(file, {"settings": study.identity(cell), "data": truth.fingerprint, "result": result})
+                            _write(folder, files)
+                except ClaimError:
+                    continue  # another process works on it
+                pending.remove(cell)
+                progress.update()
+                left = sum(not file.exists() for file in files.values())  # others finish some, too
+                minutes = (time.monotonic() - started) / (total - left) * left / 60
+                say(f"{cell}: mAP {_read(file)['mAP']:.3f}; {left} left, about {minutes:.0f} min")
+            pending = [cell for cell in pending if not files[cell].exists()]
+            time.sleep(_WAIT_SECONDS if pending else 0)
+    return _write(folder, files)
+
+
+def split_and_hide(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series) -> tuple[pd.DataFrame, np.ndarray]:
+    """Labels to learn from, with hidden cells and without the test images, and the positions of the test images.
+
+    The test images depend on the full labels and the seed alone, so that all methods of a seed are judged on the same; no
+    image has a near duplicate (`groups`, of `duplicate_groups`) among them. The validation images lose cells like the
+    training images do: who has partial labels has to choose an epoch by them.
+    """
+    share = study.config.validation_fraction
+    split = split_images(truth.labels, share, cell.seed, groups, test=study.config.test_fraction)
+    rest = truth.labels[split != "test"]
+    if cell.mechanism != FULL:
+        rest = hide(rest, cell.fraction, cell.mechanism, cell.seed, study.ratio, study.block_images)
+    return rest, np.flatnonzero(split == "test")
+
+
+def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series, folder: Path) -> dict[str, Any]:
+    """Train one cell in a folder that does not outlive it, and judge it on the full truth."""
+    started = time.monotonic()
+    labels, test = split_and_hide(study, cell, truth, groups)
+    dataset, config = truth.with_labels(labels), study.training(cell)
+    try:
+        if get_loss(config.loss).takes_prior:
+            # csl's paper estimates how frequent each attribute is by a model that leaves unknown cells out
+            config = replace(config, prior_run=str(folder / "prior"))
+            prior = replace(config, loss=BASELINE, prior_run="", pos_weight="none", calibrate=True)
+            _train(dataset, prior, folder / "prior")
+        run = _train(dataset, config, folder / "run")
+        device = choose_device(config.device, config.precision, config.image_size)
+        logits = model_logits(run / "model.pth", truth, test, device)
+        epochs, best = run.read_table("epochs.csv"), run.read_json("metrics.json")["best_epoch"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    chance = np.full(len(truth.attributes), np.nan)  # of no interest here
+    table = evaluate(torch.sigmoid(logits).numpy(), truth.targets[test].numpy(), truth.attributes, chance)
+    known = labels.notna().to_numpy().sum() / truth.labels.loc[labels.index].notna().to_numpy().sum()
+    result = {
+        **asdict(cell),
+        "known": known,
+        "mAP": macro(table).AP,
+        **{f"AP {attribute}": value for attribute, value in table.AP.items()},
+        "chance": macro(table).chance,
+        "validation_mAP": epochs.mAP[best - 1],
+        "best_epoch": best,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return {
+        key: None if pd.isna(value) else value if isinstance(value, str) else float(value) for key, value in result.items()
+    }
+
+
+def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    run = Run.create(folder, asdict(config), dataset.fingerprint)
+    with redirect_stdout(io.StringIO()):  # a hundred trainings would say the same
+        train(dataset, config, run)
+    return run
+
+
+def _read(file: Path) -> dict[str, Any]:
+    result: dict[str, Any] = read_json(file)["result"]
+    return result
+
+
+def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
+    """The finished cells as a table, which is also written to results.csv."""
+    rows = [_read(file) for file in files.values() if file.exists()]
+    table = pd.DataFrame(rows).astype({"seed": int, "best_epoch": int})
+    write_csv(folder / "results.csv", table, index=False)
+    return table
+
+
+def _digest(identity: dict[str, Any], truth: MultiLabelDataset, groups: pd.Series) -> str:
+    text = json.dumps([identity, contents(identity["config"]), truth.fingerprint, list(groups)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _folder(name: str) -> Path:
+    folder = named_folder(name)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "study.json").exists():
+        raise RunError(f"{shown(folder)} holds something that is no study; choose another name")
+    return folder
