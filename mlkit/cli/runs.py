@@ -21,11 +21,11 @@ def runs(options: argparse.Namespace) -> int:
     """Print the runs as a table, in blocks of columns as wide as the terminal, or write it whole."""
     from mlkit.experiments.comparison.overview import overview, readable
     from mlkit.files import shown, write_csv
-    from mlkit.runs import find_runs, outputs_root
+    from mlkit.runs import TRAIN_ONE, find_runs, outputs_root
 
     found = find_runs([typed_run(run) for run in options.runs], unfinished=True)
     if not found:
-        print(f"no run in {shown(outputs_root())} yet; train one with notebook 02 or `mlkit train`")
+        print(f"no run in {shown(outputs_root())} yet; {TRAIN_ONE}")
         return 0
     table = overview(found)
     if options.csv:

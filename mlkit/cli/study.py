@@ -17,17 +17,15 @@ def add_to(commands: Any) -> None:
 def study(options: argparse.Namespace) -> int:
     """Compare the methods for missing labels on data with complete labels: what notebook 06 does, without figures."""
     from mlkit.data.sample import FOLDER
-    from mlkit.errors import ParameterError
     from mlkit.experiments.study import run_study
     from mlkit.experiments.study.findings import advice, differences
-    from mlkit.experiments.study.grid import NOT_GIVEN, Study
+    from mlkit.experiments.study.grid import Study, refuse
     from mlkit.parameters import check_parameters, parameters_of
     from mlkit.training.recipe import Recipe, known_settings
 
     asked = parameters_of(Study)
     given = given_parameters(options, standard="study")
-    if name := next((name for name in given if name in NOT_GIVEN), None):
-        raise ParameterError(f"{name} is {given[name]!r}, which a study decides by itself: {NOT_GIVEN[name]}")
+    refuse(given)
     sample = {"images": f"{FOLDER}/images", "labels": f"{FOLDER}/truth.csv"}
     values = sample | check_parameters(given, known_settings() | asked)
     recipe = Recipe.of(values)

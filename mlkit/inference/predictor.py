@@ -17,7 +17,7 @@ from mlkit.files import resolve, shown
 from mlkit.models.device import Device, choose_device
 from mlkit.models.networks import compute_logits, load_model, place
 from mlkit.progress import bar, say
-from mlkit.runs import Run
+from mlkit.runs import TRAIN_ONE, Run
 
 _BATCH = 64
 
@@ -57,7 +57,7 @@ class Predictor:
         run = None if text.endswith((".pth", ".pt")) else Run.open(text)
         path = resolve(text) if run is None else run / "model.pth"
         if not path.is_file():
-            raise RunError(f"{path}: no such model; train one with notebook 02 or `mlkit train`")
+            raise RunError(f"{path}: no such model; {TRAIN_ONE}")
         model, meta = load_model(path)
         chosen = choose_device(device, precision or meta.get("precision", "auto"), meta["image_size"])
         predictor = cls(model, meta, chosen, shown(path) if run is None else str(run))

@@ -16,6 +16,7 @@ from mlkit.errors import ParameterError, WeightsError, nearest
 from mlkit.files import atomic, resolve, shown
 from mlkit.models.device import Device
 from mlkit.models.pretrained import check_finite, imagenet_network, load_backbone, published_statistics
+from mlkit.runs import TRAIN_ONE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -151,7 +152,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     content = load_torch(path)
     if not isinstance(content, dict) or "state_dict" not in content or "meta" not in content:
-        raise WeightsError(f"{shown(path)} holds no mlkit model; train one with notebook 02 or `mlkit train`")
+        raise WeightsError(f"{shown(path)} holds no mlkit model; {TRAIN_ONE}")
     meta = content["meta"]
     if content.get("format") != FORMAT:
         raise WeightsError(f"{shown(path)} has model format {content.get('format')}, this mlkit reads {FORMAT}")

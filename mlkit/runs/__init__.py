@@ -2,7 +2,7 @@
 
 from mlkit.runs.claims import HELD, Claim
 from mlkit.runs.folders import folder_of, named_folder, outputs_root
-from mlkit.runs.run import PACKAGES, Run, contents, find_runs, list_runs
+from mlkit.runs.run import PACKAGES, TRAIN_ONE, Run, contents, find_runs, list_runs
 from mlkit.runs.stopped import Stopped
 from mlkit.runs.table import FILES
 
@@ -10,6 +10,7 @@ __all__ = [
     "FILES",
     "HELD",
     "PACKAGES",
+    "TRAIN_ONE",
     "Claim",
     "Run",
     "Stopped",

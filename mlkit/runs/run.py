@@ -22,6 +22,7 @@ from mlkit.runs.table import FILES
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
 _RECORD = ".written"  # names of the files that mlkit wrote, one a line
+TRAIN_ONE = "train one with notebook 02 or `mlkit train`"  # the way out where there is no run, or no model
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 
@@ -93,8 +94,7 @@ class Run:
             runs = [run for run in known if run.finished and (run / "model.pth").exists()]
             if not runs:
                 begun = f"; begun, and to be had by name: {', '.join(run.name for run in known)}" if known else ""
-                way = "train one with notebook 02 or `mlkit train`"
-                raise RunError(f"no finished run in {shown(outputs_root())} yet; {way}{begun}")
+                raise RunError(f"no finished run in {shown(outputs_root())} yet; {TRAIN_ONE}{begun}")
             return runs[-1]
         path = folder_of(str(name))
         if not (path / "config.json").is_file():
@@ -137,6 +137,11 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "metrics.json").exists()
+
+    def check_finished(self) -> None:
+        """Raise RunError if it is not finished."""
+        if not self.finished:
+            raise RunError(f"{self} is not finished; go on with its training, or leave it out")
 
     @property
     def members(self) -> list[str]:
@@ -269,8 +274,8 @@ def find_runs(patterns: Sequence[str] = (), unfinished: bool = False) -> list[Ru
         matches = [run for run in known if fnmatch.fnmatchcase(run.name, pattern)]
         if not matches:  # a path, or an error that says what is wrong
             run = Run.open(pattern)
-            if not (unfinished or run.finished):
-                raise RunError(f"{run} is not finished; go on with its training, or leave it out")
+            if not unfinished:
+                run.check_finished()
             matches = [run]
         found |= {run.path: run for run in matches}
     return list(found.values())

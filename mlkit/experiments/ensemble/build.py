@@ -13,7 +13,7 @@ from mlkit.evaluation.calibration import Calibration
 from mlkit.experiments.ensemble.votes import Votes
 from mlkit.files import shown
 from mlkit.models.networks import Ensemble, load_model
-from mlkit.runs import Run, named_folder, outputs_root
+from mlkit.runs import Run, named_folder
 from mlkit.training.finish import TrainedModel, finish_run
 
 
@@ -41,7 +41,7 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
         raise RunError(f"an ensemble needs at least two finished runs; given: {', '.join(map(str, runs)) or 'none'}")
     members = [_Member.open(run) for run in runs]
     _check(members)
-    votes = Votes.read({m.name: m.run for m in members}, [m.calibration for m in members])
+    votes = Votes.read({m.run.title: m.run for m in members}, [m.calibration for m in members])
 
     parameters = {k: v for k, v in members[0].parameters.items() if all(m.parameters.get(k, ...) == v for m in members)}
     parameters |= {"images": members[0].parameters["images"], "members": votes.runs}
@@ -85,14 +85,8 @@ class _Member:
     def open(cls, run: Run) -> "_Member":
         if run.members:
             raise RunError(f"{run} is an ensemble itself; name its members in its place: {', '.join(run.members)}")
-        if not run.finished:
-            raise RunError(f"{run} is not finished; go on with its training, or leave it out")
+        run.check_finished()
         return cls(run, run.config()["parameters"], *load_model(run / "model.pth"))
-
-    @property
-    def name(self) -> str:
-        """What `Run.open` finds it by."""
-        return self.run.name if self.run.path.parent == outputs_root() else shown(self.run.path)
 
     @property
     def calibration(self) -> Calibration:
@@ -112,8 +106,8 @@ def _check(members: Sequence[_Member]) -> None:
         for name, value in member.shared.items():
             if value != first.shared[name]:
                 raise ParameterError(
-                    f"{first.name} and {member.name} differ in {name}: {first.shared[name]} and {value}; all members must "
-                    "share it: leave one out, or train it again with the other's"
+                    f"{first.run.title} and {member.run.title} differ in {name}: {first.shared[name]} and {value}; all "
+                    "members must share it: leave one out, or train it again with the other's"
                 )
 
 
@@ -137,6 +131,6 @@ def _meta(members: Sequence[_Member]) -> dict[str, Any]:
         "precision": precisions.pop() if len(precisions) == 1 else "auto",
         "never_seen": [name for name in metas[0]["attributes"] if any(name in meta.get("never_seen", ()) for meta in metas)],
         "trained": max(meta.get("trained", "") for meta in metas),
-        "members": [{"run": member.name, **{name: member.meta[name] for name in own}} for member in members],
+        "members": [{"run": member.run.title, **{name: member.meta[name] for name in own}} for member in members],
         "mlkit_version": mlkit.__version__,
     }

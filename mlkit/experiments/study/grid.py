@@ -1,5 +1,6 @@
 """The grid of a study of missing labels: methods, ways to hide cells, shares of known cells, seeds."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -42,6 +43,13 @@ NOT_GIVEN = {
 }
 
 
+def refuse(given: Mapping[str, Any]) -> None:
+    """Raise ParameterError if a setting is given that is in `NOT_GIVEN`."""
+    for name, value in given.items():
+        if name in NOT_GIVEN:
+            raise ParameterError(f"{name} is {value!r}, which a study decides by itself: {NOT_GIVEN[name]}")
+
+
 @dataclass(frozen=True)
 class Study:
     """What to compare, and how each model is trained; every method with the same settings but its loss.
@@ -66,9 +74,7 @@ class Study:
             for value in getattr(self, name):
                 if value not in known:
                     raise ParameterError(f"{name}: there is no {value!r}{nearest(str(value), known)}")
-        for name, instead in NOT_GIVEN.items():
-            if getattr(self.config, name) != getattr(TrainConfig, name):
-                raise ParameterError(f"{name} is {getattr(self.config, name)!r}, which a study decides by itself: {instead}")
+        refuse({name: value for name in NOT_GIVEN if (value := getattr(self.config, name)) != getattr(TrainConfig, name)})
         for name in ("methods", "fractions", "mechanisms", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
