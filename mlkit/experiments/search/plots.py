@@ -15,7 +15,7 @@ _COLUMNS = 3  # of panels
 
 
 def history(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Validation mAP of every trial, and the best so far; takes `tuning.trials.trials`."""
+    """Validation mAP of every trial, and the best so far; takes `trials.trials`."""
     whole, pruned = (table[table.state == state] for state in ("complete", "pruned"))
     failed = table.index[table.state == "fail"]
     ax.plot(whole.index, whole.mAP, "o", color=YES, label="finished")
@@ -34,7 +34,7 @@ def history(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def importance(shares: pd.Series, ax: Axes) -> Axes:
-    """Share of each parameter in the variance of the validation mAP; takes `tuning.trials.importance`."""
+    """Share of each parameter in the variance of the validation mAP; takes `trials.importance`."""
     ordered = shares.sort_values(ascending=False)
     bars = ax.barh(ordered.index, ordered, color=YES)
     ax.bar_label(bars, [f" {share:.0%}" for share in ordered])
@@ -50,7 +50,7 @@ def slices(table: pd.DataFrame, names: Sequence[str], logarithmic: Sequence[str]
     """Validation mAP over each parameter, one panel each, later trials darker; in a new figure.
 
     Args:
-        table: of `tuning.trials.trials`.
+        table: of `trials.trials`.
         names: the parameters.
         logarithmic: those with a logarithmic axis.
     """
