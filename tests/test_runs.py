@@ -19,7 +19,7 @@ from mlkit.errors import ClaimError, MlkitError, ParameterError, RunError, Write
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
 from mlkit.files import atomic, project_root, resolve, shown, write_json
-from mlkit.runs import Claim, Run, find_runs, folders, list_runs, named_folder, outputs_root
+from mlkit.runs import Claim, Run, find_runs, list_runs, named_folder, names, outputs_root
 
 PARAMETERS = {"images": "data/x", "epochs": 3, "learning_rate": 0.001, "strict": False}
 
@@ -178,7 +178,7 @@ def test_trainings_without_a_name_never_share_a_folder(monkeypatch):
         def now(cls, tz=None):
             return cls(2030, 1, 2, 3, 4, 5, tzinfo=tz)
 
-    monkeypatch.setattr(folders, "datetime", Frozen)
+    monkeypatch.setattr(names, "datetime", Frozen)
     assert [create("").name for _ in range(3)] == ["20300102-030405", "20300102-030405-2", "20300102-030405-3"]
 
 

@@ -10,7 +10,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.predictions import Predictions
 from mlkit.experiments.trainings import train_all
-from mlkit.runs import Run, named_folder
+from mlkit.runs import Folder, named_folder
 from mlkit.training.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ def cross_validate(dataset: MultiLabelDataset, recipe: Recipe, name: str, overwr
     """
     recipes = {f"{name}-fold{fold}": recipe.but(fold=fold) for fold in range(recipe.config.folds)}
     predicted = [Predictions.read(run) for run in train_all(dataset, recipes, overwrite)]
-    folder = Run(named_folder(f"{name}-folds"))
+    folder = Folder(named_folder(f"{name}-folds"))
     table = over_folds(predicted)
     parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in predicted]
     predictions = pd.concat(part.assign(split=f"fold{fold}") for fold, part in enumerate(parts))

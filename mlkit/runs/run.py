@@ -11,26 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mlkit.errors import ParameterError, RunError
-from mlkit.files import digest_file, make_folder, read_json, resolve, shown, write_csv, write_json
+from mlkit.files import digest_file, resolve, shown
 from mlkit.runs.claims import Claim, claim_of, claimed
-from mlkit.runs.folders import folder_of, named_folder, new_folder, outputs_root
+from mlkit.runs.folder import RECORD, Folder
+from mlkit.runs.names import folder_of, named_folder, new_folder, outputs_root
 from mlkit.runs.table import FILES
 
-# A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
-_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
-_RECORD = ".written"  # names of the files that mlkit wrote, one a line
 TRAIN_ONE = "train one with notebook 02 or `mlkit train`"  # the way out where there is no run, or no model
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Folder):
     """One run folder."""
 
-    path: Path
     claim: Claim | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -111,10 +106,6 @@ class Run:
         return changed + [f"the content of {name}" for name in was | now if was.get(name) != now.get(name)]
 
     @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
     def title(self) -> str:
         """Its name where that is enough to find it, else its path: two folders elsewhere may have one name."""
         return self.name if self.path.parent == outputs_root() else str(self)
@@ -158,32 +149,9 @@ class Run:
         """
         return claimed(self.path)
 
-    def __truediv__(self, file: str) -> Path:
-        """Path of a file in the run folder."""
-        return self.path / file
-
-    def __str__(self) -> str:
-        return shown(self.path)
-
     def config(self) -> dict[str, Any]:
         """What `create` stored."""
         return self.read_json("config.json")
-
-    def read_json(self, file: str) -> dict[str, Any]:
-        """A JSON file of the run. Raises RunError if it is not there."""
-        value: dict[str, Any] = read_json(self._existing(file))
-        return value
-
-    def read_table(self, file: str) -> pd.DataFrame:
-        """A CSV file of the run. Raises RunError if it is not there."""
-        # names stay as they were written: an attribute may be called "null", an image "0001"
-        names = {"image": str, "attribute": str}
-        path = self._existing(file)
-        try:
-            table: pd.DataFrame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
-        except ValueError as error:  # pandas' parser errors are such
-            raise RunError(f"{path} is damaged ({error}); train the run again, with --overwrite") from None
-        return table
 
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
@@ -191,28 +159,13 @@ class Run:
         folder = resolve(self.config()["parameters"]["images"])
         return [folder / image for image in split.image[split.split == "validation"].unique()]
 
-    def new(self, file: str) -> Path:
-        """Path of a file that is written now; its name goes on record as one of mlkit's own, see `written`."""
-        if file not in self._record():
-            make_folder(self.path)
-            with open(self.path / _RECORD, "a", encoding="utf-8") as record:
-                record.write(f"{file}\n")  # appended in one piece: several processes may write files at once
-        return self.path / file
-
     def written(self) -> list[Path]:
         """The files that mlkit wrote here, by the run's own record; of an older run without one, those named in `FILES`."""
-        names = [*self._record(), *([] if "id" in self.config() else FILES)]
+        names = [*self.record(), *([] if "id" in self.config() else FILES)]
         return [self / name for name in dict.fromkeys(names) if Path(name).name == name and (self / name).is_file()]
 
-    def write_json(self, file: str, value: Any) -> None:
-        """Write a value as JSON, whole or not at all."""
-        write_json(self.new(file), value)
-
-    def write_table(self, file: str, table: pd.DataFrame) -> None:
-        """Write a table as CSV, without its index, whole or not at all."""
-        write_csv(self.new(file), table, index=False)
-
-    def _existing(self, file: str) -> Path:
+    def existing(self, file: str) -> Path:
+        """Path of a file of the run. Raises RunError if it is not there."""
         path = self.path / file
         if not path.is_file():
             if members := self.members:
@@ -222,10 +175,6 @@ class Run:
             )
         return path
 
-    def _record(self) -> list[str]:
-        record = self.path / _RECORD
-        return record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-
     def _clear(self) -> None:
         """Remove the run, and nothing else: executed notebooks and what other people put there stay.
 
@@ -234,7 +183,7 @@ class Run:
         order = ["last.pt", "metrics.json", ..., "config.json"]
         for file in sorted(self.written(), key=lambda file: order.index(file.name if file.name in order else ...)):
             file.unlink()
-        (self / _RECORD).unlink(missing_ok=True)  # what gets one of these names from now on is not mlkit's
+        (self / RECORD).unlink(missing_ok=True)  # what gets one of these names from now on is not mlkit's
 
 
 def contents(parameters: Mapping[str, Any]) -> dict[str, str]:

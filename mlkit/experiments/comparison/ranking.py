@@ -10,7 +10,7 @@ from mlkit.errors import RunError
 from mlkit.evaluation.intervals import AP, Jackknife, contrast_bounds, variance
 from mlkit.evaluation.predictions import Predictions, align, both_classes, remarks, shared_targets
 from mlkit.experiments.comparison.overview import overview, varying
-from mlkit.runs import Run, find_runs, named_folder
+from mlkit.runs import Folder, Run, find_runs, named_folder
 
 _SHARED = 0.5  # of the images that judge the best run; a run that shares fewer would cost the others too many
 
@@ -30,9 +30,9 @@ def choose_runs(patterns: Sequence[str] = ()) -> list[Run]:
     return [one.run for one in predicted if _share(predicted[-1], one) >= _SHARED]
 
 
-def results_folder(name: str) -> Run:
+def results_folder(name: str) -> Folder:
     """The folder below outputs for the tables and figures of a comparison. Raises RunError if it is none, or holds a run."""
-    folder = Run(named_folder(name))
+    folder = Folder(named_folder(name))
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run; give the comparison a folder of another name")
     return folder

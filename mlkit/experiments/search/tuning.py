@@ -14,7 +14,7 @@ from mlkit.errors import ClaimError, RunError, nearest
 from mlkit.experiments.search.space import Space
 from mlkit.experiments.search.storage import open_storage, storage_name
 from mlkit.files import make_folder, shown, write_json
-from mlkit.runs import Claim, Run, named_folder, outputs_root
+from mlkit.runs import Claim, Folder, Run, named_folder, outputs_root
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -74,7 +74,7 @@ class Tuning:
 
     def _check(self, made: dict[str, Any]) -> None:
         if (self.folder / "tuning.json").exists():
-            before = _FIRST | Run(self.folder).read_json("tuning.json")
+            before = _FIRST | Folder(self.folder).read_json("tuning.json")
             if changed := [key for key, value in made.items() if before.get(key) != value]:
                 raise RunError(f"{shown(self.folder)} holds a search with other {', '.join(changed)}; choose another --name")
             return
@@ -89,7 +89,7 @@ class Tuning:
         Raises:
             RunError: if there is none, or its trials are kept elsewhere.
         """
-        folder = Run(outputs_root() / name)
+        folder = Folder(outputs_root() / name)
         if not name or not (folder / "tuning.json").exists():
             known = [file.parent.name for file in outputs_root().glob("*/tuning.json")]
             hint = nearest(name, known) if known else "; begin one with `mlkit tune`"

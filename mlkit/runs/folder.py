@@ -1,0 +1,75 @@
+"""A folder of results, with a record of the files that mlkit wrote in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mlkit.errors import RunError
+from mlkit.files import make_folder, read_json, shown, write_csv, write_json
+
+# A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
+RECORD = ".written"  # names of the files that mlkit wrote, one a line
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder for tables, figures and plain values."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __truediv__(self, file: str) -> Path:
+        """Path of a file in it."""
+        return self.path / file
+
+    def __str__(self) -> str:
+        return shown(self.path)
+
+    def read_json(self, file: str) -> dict[str, Any]:
+        """What a JSON file holds. Raises RunError if it is not there."""
+        value: dict[str, Any] = read_json(self.existing(file))
+        return value
+
+    def read_table(self, file: str) -> pd.DataFrame:
+        """What a CSV file holds. Raises RunError if it is not there."""
+        # names stay as they were written: an attribute may be called "null", an image "0001"
+        names = {"image": str, "attribute": str}
+        path = self.existing(file)
+        try:
+            table: pd.DataFrame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
+        except ValueError as error:  # pandas' parser errors are such
+            raise RunError(f"{path} is damaged ({error}); train the run again, with --overwrite") from None
+        return table
+
+    def new(self, file: str) -> Path:
+        """Path of a file that is written now; its name goes on record as one of mlkit's own, see `record`."""
+        if file not in self.record():
+            make_folder(self.path)
+            with open(self.path / RECORD, "a", encoding="utf-8") as record:
+                record.write(f"{file}\n")  # appended in one piece: several processes may write files at once
+        return self.path / file
+
+    def write_json(self, file: str, value: Any) -> None:
+        """Write a value as JSON, whole or not at all."""
+        write_json(self.new(file), value)
+
+    def write_table(self, file: str, table: pd.DataFrame) -> None:
+        """Write a table as CSV, without its index, whole or not at all."""
+        write_csv(self.new(file), table, index=False)
+
+    def record(self) -> list[str]:
+        """Names of the files that mlkit wrote here."""
+        record = self.path / RECORD
+        return record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+
+    def existing(self, file: str) -> Path:
+        """Path of a file that is there. Raises RunError if it is not."""
+        if not (self / file).is_file():
+            raise RunError(f"{shown(self / file)} is missing")
+        return self / file
