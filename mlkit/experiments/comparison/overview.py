@@ -11,19 +11,19 @@ import pandas as pd
 from mlkit.data.source import DATA
 from mlkit.runs import Run, Stopped
 
-FACTS = (
-    "mAP",
-    "over",
-    "attributes",
-    "validation_mAP",
-    "judged_on",
-    "seconds",
-    "img_per_s",
-    "parameters",
-    "ran_on",
-    "state",
-    "stopped",
-)
+FACTS = {  # name -> its type in the table
+    "mAP": "float64",
+    "over": "Int64",
+    "attributes": "Int64",
+    "validation_mAP": "float64",
+    "judged_on": "object",
+    "seconds": "float64",
+    "img_per_s": "float64",
+    "parameters": "Int64",
+    "ran_on": "object",
+    "state": "object",
+    "stopped": "object",
+}
 _TOLD = ("members",)  # told even of a single run: it is what tells an ensemble from a training
 _WIDEST = 18  # characters of a parameter's value for the eye
 
@@ -40,11 +40,7 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
     """
     configs = {run.title: run.config() for run in runs}
     created = pd.DataFrame({"created": {title: config["created"] for title, config in configs.items()}})
-    facts = pd.DataFrame([_facts(run) for run in runs], index=list(configs), columns=list(FACTS))
-    numbers = dict.fromkeys(("mAP", "validation_mAP", "seconds", "img_per_s"), "float64") | dict.fromkeys(
-        ("parameters", "over", "attributes"), "Int64"
-    )
-    facts = facts.astype(numbers)
+    facts = pd.DataFrame([_facts(run) for run in runs], index=list(configs), columns=list(FACTS)).astype(FACTS)
     return pd.concat([created, varying(configs), facts], axis=1).rename_axis("run")
 
 
