@@ -58,7 +58,7 @@ def _rows(config: BenchConfig) -> list[_Row]:
     ]
 
 
-def summarise(samples: Mapping[str, list[float]], config: BenchConfig) -> dict[str, Any]:
+def medians(samples: Mapping[str, list[float]], config: BenchConfig) -> dict[str, Any]:
     """Medians by name; beside them `spread` and `ratios`, see `turns.measure`."""
     return {
         **{key: statistics.median(values) for key, values in samples.items()},

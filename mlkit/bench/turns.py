@@ -16,13 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlkit.bench import load
 from mlkit.bench.config import BenchConfig
+from mlkit.bench.load import doubts, moment, summarise
 from mlkit.bench.machine import processor, seconds_per_image, tuned_convolutions
 from mlkit.bench.measurements import EPOCHS, Measurements
 from mlkit.bench.memory import memory, memory_of_caches
 from mlkit.bench.photos import labelled_images
-from mlkit.bench.report import summarise
+from mlkit.bench.report import medians
 from mlkit.data.cache import cores
 from mlkit.files import make_folder
 from mlkit.models.device import Device, choose_device
@@ -59,15 +59,15 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         folder, labels, data = labelled_images(config.images, count, Path(work))
         bench = Measurements(folder, labels, _training(config), device, Path(work))
         taken, turns = _take_turns(config, bench, started)
-    beside = load.summarise(taken.moments)
+    beside = summarise(taken.moments)
     turn_by_turn = [a / b for a, b in zip(taken.samples["mlkit_img_per_s"], taken.samples["plain_img_per_s"], strict=True)]
     return {
-        **summarise(taken.samples, config),
+        **medians(taken.samples, config),
         "gflop_per_img": bench.gflop,
         "left_out": bench.left_out,
         "machine": {"processor": processor(), "cores": cores(), "system": platform.platform(terse=True)},
         "load": beside,
-        "doubts": load.doubts(beside, turn_by_turn),
+        "doubts": doubts(beside, turn_by_turn),
         "turns": turns,
         "minutes": (time.monotonic() - started) / 60,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -82,14 +82,14 @@ class _Taken:
 
     def __init__(self, progress: Any) -> None:
         self.samples: dict[str, list[float]] = defaultdict(list)
-        self.moments = [load.moment()]
+        self.moments = [moment()]
         self._progress = progress
 
     def take(self, measurement: Callable[..., dict[str, float]], *arguments: Any) -> None:
         self._progress.set_description(measurement.__name__.replace("_", " "))
         for key, value in measurement(*arguments).items():
             self.samples[key].append(value)
-        self.moments.append(load.moment())
+        self.moments.append(moment())
         self._progress.update()
 
 
