@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mlkit import losses
 from mlkit.errors import ParameterError
 from mlkit.losses import LOSSES, get_loss, masked_bce
 from mlkit.losses.large_loss import ll_ct, ll_r
@@ -216,7 +217,8 @@ def test_all_have_one_signature_and_a_docstring_with_formula_and_paper(name, set
     parameters = inspect.signature(loss).parameters
     assert list(parameters)[:4] == ["logits", "targets", "pos_weight", "reduction"]
     assert all(p.kind == p.KEYWORD_ONLY for p in list(parameters.values())[3:])
-    assert all(parameter in loss.__doc__ for parameter in parameters)
+    assert all(f"- {parameter}: " in losses.__doc__ for parameter in list(parameters)[:4]), "said once, for all"
+    assert all(parameter in loss.__doc__ for parameter in list(parameters)[4:])
     if name != "masked_bce":
         assert "et al." in loss.__doc__
         assert "20" in loss.__doc__
