@@ -2,7 +2,7 @@
 
 The figures themselves are in the rooms' `plots`, a function each: it takes tables, draws on the given Axes, returns it.
 
-Where there are many attributes, a figure shows the most telling ones and says so in its title; the tables have all.
+Where there are many attributes, a figure shows the most telling ones and says so in its title.
 """
 
 import textwrap
@@ -25,6 +25,7 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from mlkit.files import atomic
+from mlkit.progress import columns_of, shorten
 
 # from seaborn's colour-blind safe palette
 YES, NO, UNKNOWN = "#0173b2", "#de8f05", "#cccccc"
@@ -88,23 +89,10 @@ def most_telling(worth: pd.Series, most: int = MOST_ROWS, ends: bool = False) ->
     return np.concatenate([order[: most - half], order[known - half : known]]) if ends and known > most else order[:most]
 
 
-def partly(title: str, drawn: int, count: int, which: str) -> str:
-    """A title that says which attributes are drawn, where not all are."""
-    return title if drawn == count else f"{title}\n{drawn} of {count}: {which}\n(the tables have all)"
-
-
-def shorten(name: str, width: int = _NAME) -> str:
-    """A name of at most `width` columns (a Chinese character takes two): what is too long loses its middle."""
-    widths = [columns_of(character) for character in name]
-    if sum(widths) <= width:
-        return name
-    room = width - 1
-    start, end = 0, len(name)
-    while widths[start] <= room - room // 2 - sum(widths[:start]):
-        start += 1
-    while widths[end - 1] <= room // 2 - sum(widths[end:]):
-        end -= 1
-    return f"{name[:start]}…{name[end:]}"
+def partly(title: str, drawn: int, count: int, which: str, tables: bool = True) -> str:
+    """A title that says which attributes are drawn, where not all are, and whether the tables beside it have all."""
+    others = "\n(the tables have all)" if tables else ""
+    return title if drawn == count else f"{title}\n{drawn} of {count}: {which}{others}"
 
 
 def shortened(names: Iterable[str], width: int = _NAME) -> list[str]:
@@ -122,11 +110,6 @@ def wrapped(text: str, width: int, lines: int) -> str:
     """Text in lines of at most `width` columns; what does not fit in `lines` of them is left out."""
     wide = max(map(columns_of, text), default=1)
     return "\n".join(textwrap.wrap(text, width // wide, max_lines=lines, placeholder="…"))
-
-
-def columns_of(text: str) -> int:
-    """How wide a text is: a Chinese character takes two columns."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def use_fonts(texts: Iterable[object]) -> None:
@@ -223,6 +206,7 @@ def show(figure: Figure, path: Path | None = None, photos: bool = False) -> None
     if path:
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=120)
+        figure.set_layout_engine("none")  # it has been laid out, which takes as long as to draw
     full, small = BytesIO(), BytesIO()
     figure.savefig(full, dpi=_SHOWN_DPI)
     with Image.open(full) as image:

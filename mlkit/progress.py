@@ -1,6 +1,7 @@
-"""Progress bars for long work: in a terminal and in JupyterLab, not in executed notebooks or log files."""
+"""What is said: progress bars in a terminal and in JupyterLab, not in executed notebooks or log files; lines; lists."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,3 +23,29 @@ def bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
 def say(text: str) -> None:
     """Print a line without tearing a bar that is on the screen."""
     auto.tqdm.write(text)
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Names in a line: "a, b, c", of many the first `most` "and 288 more"; "none" where there are none."""
+    every = list(map(str, names))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more or "none"
+
+
+def shorten(name: str, width: int = 28) -> str:
+    """A name of at most `width` columns (a Chinese character takes two): what is too long loses its middle."""
+    widths = [columns_of(character) for character in name]
+    if sum(widths) <= width:
+        return name
+    room = width - 1
+    start, end = 0, len(name)
+    while widths[start] <= room - room // 2 - sum(widths[:start]):
+        start += 1
+    while widths[end - 1] <= room // 2 - sum(widths[end:]):
+        end -= 1
+    return f"{name[:start]}…{name[end:]}"
+
+
+def columns_of(text: str) -> int:
+    """How wide a text is: a Chinese character takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -12,6 +12,7 @@ from mlkit import plots
 from mlkit.data import labels
 from mlkit.data.plots import cooccurrence, label_balance, na_patterns
 from mlkit.inference.plots import prediction
+from mlkit.progress import listed, shorten
 from mlkit.training.plots import learning_rate_range, loss_curve, worth
 
 mpl.use("Agg")
@@ -126,10 +127,16 @@ def test_the_most_telling_come_first_and_those_without_a_worth_last():
     assert plots.most_telling(values * np.nan, 2, ends=True).tolist() == [0, 1]
 
 
+def test_of_many_names_a_line_has_the_first_and_how_many_more_there_are():
+    assert listed([]) == "none"
+    assert listed("abc") == "a, b, c"
+    assert listed(range(300), 2) == "0, 1 and 298 more"
+
+
 def test_long_names_keep_both_ends_and_stay_apart():
-    assert plots.shorten("short") == "short"
-    assert plots.shorten("abcdefghij", 5) == "ab…ij"
-    assert plots.shorten("长名字的属性", 7) == "长…性"  # two columns each
+    assert shorten("short") == "short"
+    assert shorten("abcdefghij", 5) == "ab…ij"
+    assert shorten("长名字的属性", 7) == "长…性"  # two columns each
     assert plots.shortened(["abcxdef", "abcydef", "other"], 6) == ["abc…ef (1)", "abc…ef (2)", "other"]
 
 

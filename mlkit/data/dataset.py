@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mlkit.data.cache import PixelCache
 from mlkit.data.labels import one_sided, to_codes
-from mlkit.progress import bar
+from mlkit.progress import bar, listed
 
 _CHUNK = 64  # images that a thread works on at a time
 
@@ -61,13 +61,13 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __str__(self) -> str:
         total, bad = len(self) + len(self.report), len(self.report)
-        text = f"{len(self)} of {total} rows are used, {len(self.attributes)} attributes: {', '.join(self.attributes)}"
+        text = f"{len(self)} of {total} rows are used, {len(self.attributes)} attributes: {listed(self.attributes)}"
         text = "\n".join([text, *self.labels.attrs.get("notes", []), *one_sided(self.labels)])
         if bad:
-            named = ", ".join(f"{row.image} ({row.problem})" for row in self.report.head(5).itertuples())
+            named = listed([f"{row.image} ({row.problem})" for row in self.report.itertuples()], 5)
             missing = int((self.report.problem == "no such file").sum())
             counts = [f"{n} {what}" for n, what in ((missing, "missing"), (bad - missing, "broken")) if n]
-            text += f"\nleft out, {' and '.join(counts)}: {named}" + (f" and {bad - 5} more" if bad > 5 else "")
+            text += f"\nleft out, {' and '.join(counts)}: {named}"
             text += f"\n{mend}" if (mend := self.report.attrs.get("mend")) else ""
         return text
 

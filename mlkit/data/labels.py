@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import LabelError, ParameterError, nearest
+from mlkit.progress import listed, shorten
 
 POS_WEIGHT_POLICIES = ("balanced", "sqrt", "effective", "none")
 
@@ -31,14 +32,12 @@ def from_codes(codes: np.ndarray, images: Iterable[str], attributes: Iterable[st
 
 
 def captions(labels: pd.DataFrame, most: int = 8) -> list[str]:
-    """One line per image: the attributes that it has, then those unknown with a question mark; of many, the first `most`."""
-    names = np.array(labels.columns, dtype=object)
-    texts = []
-    for row in to_codes(labels):
-        said = [*names[row == 1], *(f"{name}?" for name in names[row < 0])]
-        more = [f"and {len(said) - most} more"] if len(said) > most else []
-        texts.append(", ".join([*said[:most], *more]) or "none")
-    return texts
+    """One line per image: the attributes that it has, then those unknown with a question mark; of many, the first `most`.
+
+    For figures: long names lose their middle.
+    """
+    names = np.array([shorten(str(name), 24) for name in labels.columns], dtype=object)
+    return [listed([*names[row == 1], *(f"{name}?" for name in names[row < 0])], most) for row in to_codes(labels)]
 
 
 def label_counts(labels: pd.DataFrame) -> pd.DataFrame:
@@ -73,9 +72,8 @@ def one_sided(labels: pd.DataFrame, most: int = 8) -> list[str]:
     said = []
     lacks = {"known cell": ~known, "yes": known & (counts.positives == 0), "no": known & (counts.negatives == 0)}
     for what, lacking in lacks.items():
-        if names := list(counts.index[lacking]):
-            more = f" and {len(names) - most} more" if len(names) > most else ""
-            said.append(f"attributes without a {what}: {', '.join(names[:most])}{more}")
+        if lacking.any():
+            said.append(f"attributes without a {what}: {listed(counts.index[lacking], most)}")
     return said
 
 

@@ -6,7 +6,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from mlkit.plots import NO, UNKNOWN, YES, columns_of, most_telling, name_rows, partly, shortened
+from mlkit.plots import NO, UNKNOWN, YES, most_telling, name_rows, partly, shortened
+from mlkit.progress import columns_of
 
 _MOST_COLUMNS, _MOST_PATTERNS, _ANNOTATED = 25, 12, 12  # of heat maps
 
@@ -45,7 +46,8 @@ def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
         top, ax=ax, vmin=0, vmax=1, cmap="cividis", annot=annotated, fmt=".2f", square=True, xticklabels=1, yticklabels=1
     )
     title = "Share of images with the column's attribute,\namong those with the row's"
-    ax.set(title=partly(title, len(top), len(table), "those that go together most"), xlabel="has also", ylabel="images with")
+    title = partly(title, len(top), len(table), "those that go together most", tables=False)
+    ax.set(title=title, xlabel="has also", ylabel="images with")
     ax.tick_params(axis="y", rotation=0)
     fits = max(columns_of(name) for name in names) <= min(7, 60 // len(names))  # in a cell
     ax.tick_params(axis="x", rotation=0 if fits else 90)
@@ -61,7 +63,8 @@ def na_patterns(table: pd.DataFrame, ax: Axes) -> Axes:
     sns.heatmap(cells, ax=ax, cmap=["#eeeeee", "#333333"], vmin=0, vmax=1, cbar=False, linewidths=1, linecolor="white")
     ax.set_xticks(np.arange(len(top)) + 0.5, [str(count) for count in top.index], rotation=0)
     ax.set_yticks(np.arange(len(chosen)) + 0.5, shortened(table.columns[chosen]), rotation=0)
-    title = partly("Attributes unknown together (dark: NA)", len(chosen), table.shape[1], "those most often unknown")
+    which = "those most often unknown"
+    title = partly("Attributes unknown together (dark: NA)", len(chosen), table.shape[1], which, tables=False)
     patterns = "pattern" if len(table) == len(top) else f"pattern, the {len(top)} most frequent of {len(table)}"
     ax.set(title=title, xlabel=f"images of each {patterns}", ylabel="attribute")
     return ax

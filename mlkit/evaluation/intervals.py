@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, ENOUGH, checked
+from mlkit.evaluation.ranking import Ranking, Redealt
 from mlkit.progress import bar
 
 FIGURES = ("AP", "ROC_AUC", "F1", "Brier")
@@ -64,9 +65,9 @@ class Jackknife:
         value[2:], without[:, 2:] = _decided(p, y, p >= np.asarray(thresholds, np.float64))
         for i in range(y.shape[1]):
             known = np.flatnonzero(y[:, i] >= 0)
-            value[:2, i], ranked = _ranked(p[known, i], y[known, i] == 1)
-            without[:, :2, i] = value[:2, i]
-            without[known, :2, i] = ranked
+            ranking = Ranking(p[known, i], y[known, i] == 1)
+            value[:2, i] = without[:, :2, i] = ranking.figures()
+            without[known, :2, i] = ranking.without_each()
         both = np.isfinite(value[AP])
         mean, defined = without[..., both], np.isfinite(without[:, [AP]][..., both])
         count = defined.sum(axis=2)
@@ -213,7 +214,7 @@ def above_chance(
     both = np.flatnonzero(((y == 1).any(axis=0)) & ((y == 0).any(axis=0)))
     higher, value, rng = np.zeros(len(attributes) + 1), np.full(len(attributes), np.nan), np.random.default_rng(seed)
     p = np.where(np.isfinite(p), p, rng.random(p.shape))
-    rankings = [_Ranking(p[:, i], y[:, i]) for i in both]
+    rankings = [Redealt(p[:, i], y[:, i]) for i in both]
     value[both] = [ranking(np.arange(len(y))[None])[0] for ranking in rankings]
     block = max(1, _BLOCK_CELLS // max(len(y), 1))
     with bar(total=permutations, desc="random rankings", unit="ranking", delay=2) as progress:
@@ -238,65 +239,6 @@ def rarer(targets: np.ndarray) -> np.ndarray:
     both = yes.any(axis=0) & no.any(axis=0)
     whole = [side[:, both].any(axis=1).sum() for side in (yes, no)]
     return np.append(np.minimum(yes.sum(axis=0), no.sum(axis=0)), min(whole))
-
-
-class _Ranking:
-    """Average precision of one attribute's scores for any order of its labels, ties included."""
-
-    def __init__(self, p: np.ndarray, y: np.ndarray) -> None:
-        self.order = np.argsort(-p, kind="stable")
-        score = p[self.order]
-        self.last = np.searchsorted(-score, -score, side="right") - 1  # of the run of equal scores
-        self.ties = bool((self.last != np.arange(len(p))).any())
-        self.complete = bool((y >= 0).all())
-        self.positive, self.known = (y == 1).astype(np.float32), (y >= 0).astype(np.float32)
-
-    def __call__(self, drawn: np.ndarray) -> np.ndarray:
-        """(permutations,) for (permutations, images): whose label each image gets."""
-        drawn = drawn[:, self.order]
-        positive = self.positive[drawn]
-        hits = positive.cumsum(axis=1)
-        seen = (
-            np.arange(1, drawn.shape[1] + 1, dtype=np.float32)[None] if self.complete else self.known[drawn].cumsum(axis=1)
-        )
-        count = hits[:, -1].astype(np.float64)
-        if self.ties:
-            hits, seen = hits[:, self.last], seen[:, self.last]
-        precision = np.divide(hits, np.maximum(seen, 1))
-        ap: np.ndarray = np.einsum("rc,rc->r", positive, precision, dtype=np.float64) / count
-        return ap
-
-
-def _ranked(p: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AP and ROC AUC of one attribute's known cells, (2,), and without each cell, (cells, 2); NaN where a class lacks.
-
-    Both are means over the positives: AP of the precision among the cells scored at least as high, ROC AUC of the share of
-    negatives scored lower, equal ones counting half. A cell changes what is ranked at or below it, so that running sums from
-    both ends of the ranking give all cells at once.
-    """
-    k, m = int(positive.sum()), int((~positive).sum())
-    without = np.full((len(p), 2), np.nan)
-    if not k or not m:
-        return np.full(2, np.nan), without
-    order = np.argsort(-p, kind="stable")
-    score, yes = -p[order], positive[order]
-    above, at_least = (np.searchsorted(score, score, side=side) for side in ("left", "right"))
-    hits = np.append(0, np.cumsum(yes))
-    hits_above, hits = hits[above], hits[at_least]
-    fewer = np.maximum(at_least - 1, 1)
-    sums = [np.append(0, np.cumsum(yes * part)) for part in (hits / at_least, hits / fewer, (hits - 1) / fewer)]
-    before, after_no, after_yes = sums[0][above], sums[1][-1] - sums[1][above], sums[2][-1] - sums[2][above]
-    ap = sums[0][-1] / k
-    without[order, 0] = np.where(yes, (before + after_yes - (hits - 1) / fewer) / max(k - 1, 1), (before + after_no) / k)
-    no_above, no = above - hits_above, at_least - hits
-    pairs = np.where(yes, m - (no + no_above) / 2, (hits + hits_above) / 2)  # of this cell, in the right order
-    area = pairs[yes].sum()
-    without[order, 1] = (area - pairs) / np.where(yes, max(k - 1, 1) * m, k * max(m - 1, 1))
-    if k == 1:
-        without[positive] = np.nan
-    if m == 1:
-        without[~positive] = np.nan
-    return np.array([ap, area / (k * m)]), without
 
 
 def _decided(p: np.ndarray, targets: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

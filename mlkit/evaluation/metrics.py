@@ -8,6 +8,8 @@ training majority, `prevalence_Brier` the Brier score of always predicting the t
 import numpy as np
 import pandas as pd
 
+from mlkit.evaluation.ranking import Ranking
+
 DEFAULT_THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 # Known cells of each class: with fewer, no figure has an interval, and nothing is called above chance.
@@ -198,12 +200,10 @@ def _figures(y: np.ndarray, p: np.ndarray, d: np.ndarray, prior: np.ndarray) -> 
         figures["prevalence_Brier"] = np.square(prior - y).mean()
         figures["ECE"] = expected_calibration_error(p, y)
     if 0 < y.sum() < len(y):
-        from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
-
         figures["chance"] = chance(int(y.sum()), len(y))
-        figures["AP"] = average_precision_score(y, p)
-        figures["ROC_AUC"] = roc_auc_score(y, p)
+        figures["AP"], figures["ROC_AUC"] = Ranking(p, y == 1).figures()
+        found, claimed = (d & (y == 1)).sum(), d.sum()
         # No positive decision gives precision 0, as scikit-learn does, so that the mean cannot profit from it.
-        precision, recall, f1, _ = precision_recall_fscore_support(y, d, average="binary", zero_division=0)
-        figures |= {"precision": precision, "recall": recall, "F1": f1}
+        figures["precision"], figures["recall"] = found / max(claimed, 1), found / y.sum()
+        figures["F1"] = 2 * found / (claimed + y.sum())
     return figures

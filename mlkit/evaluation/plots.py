@@ -14,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.metrics import CALIBRATION_BINS, expected_calibration_error, reliability
-from mlkit.plots import NO, UNKNOWN, YES, legend_below, most_telling, name_rows, partly, shorten, use_fonts, wrapped
+from mlkit.plots import NO, UNKNOWN, YES, legend_below, most_telling, name_rows, partly, use_fonts, wrapped
+from mlkit.progress import shorten
 
 _DARK = "#333333"
 _CELLS_OF_A_POINT = 20  # in a reliability diagram
-_MOST_PANELS = 24
+_MOST_PANELS, _OF_MANY = 24, 12  # attributes of a figure with a panel for each, and of one that cannot show all
 _ACROSS = 4  # panels side by side, at most
 
 
@@ -47,7 +47,8 @@ def per_attribute(
     """
     use_fonts(attributes)
     order = pd.Series(-np.arange(len(attributes))) if worth is None else worth.reindex(list(attributes))
-    chosen = most_telling(order, _MOST_PANELS, ends=worth is not None)
+    panels = _MOST_PANELS if len(attributes) <= _MOST_PANELS else _OF_MANY
+    chosen = most_telling(order, panels, ends=worth is not None)
     which = "the first" if worth is None else "the best, then the worst"
     title = partly(title, len(chosen), len(attributes), which)
     rows = -(-len(chosen) // _ACROSS)
@@ -69,15 +70,18 @@ def per_attribute(
             ax.set_xlabel("")
         if i % across:
             ax.set_ylabel("")
+        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     figure.suptitle("\n".join(wrapped(line, 24 * across, 4) for line in title.splitlines()))
-    columns_of_legend = len(handles) if across > 2 else across  # as wide as the figure allows
-    figure.set_figheight(figure.get_figheight() + 0.25 * (-(-len(handles) // columns_of_legend) - 1))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns_of_legend, frameon=False)
+    columns_below = len(handles) if across > 2 else across  # as wide as the figure allows
+    figure.set_figheight(figure.get_figheight() + 0.25 * (-(-len(handles) // columns_below) - 1))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns_below, frameon=False)
     return figure
 
 
 def pr_curve(probabilities: np.ndarray, targets: np.ndarray, threshold: float, ax: Axes, title: str) -> Axes:
     """Precision over recall of one attribute's known cells, the prevalence, and the working point at the threshold."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve  # costs a second
+
     known = targets >= 0
     y, p = targets[known], probabilities[known]
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.06))
@@ -178,24 +182,14 @@ def intervals(
     levels = chance.reindex(table.index).where(table.value.notna())
     levels[levels.index == MEAN] = levels.mean()
     whole, (table, levels) = (table.index != MEAN).sum(), _with_mean(table.value - levels, table, levels)
-    position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
-    errors = np.abs(np.stack([table.value - table.low, table.high - table.value]))
-    ax.errorbar(table.value, position, xerr=errors, fmt="o", color=YES, capsize=3, label="value and interval")
+    position = _estimates(table, "value", ".2f", ax)
     ax.plot(levels, position, "|", color=NO, markersize=11, markeredgewidth=2.5, label="chance level")
     if head is not None and head.notna().any():
         ax.plot(head.reindex(table.index), position, "x", color="#555555", markersize=6, label="linear head")
-    for y, (value, low, high) in zip(position, table[["value", "low", "high"]].to_numpy(), strict=True):
-        text = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}, few cells"
-        text = text if np.isfinite(value) else "lacks a class"
-        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
-    if MEAN in table.index:
-        ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
     title = partly(
         "Average precision and its uncertainty", (table.index != MEAN).sum(), whole, "furthest above and below chance"
     )
-    ax.set(title=title, xlabel="average precision", ylabel="attribute", xlim=(-0.01, 1.02))
-    name_rows(ax, table.index, position)
-    ax.grid(axis="x", alpha=0.3)
+    ax.set(title=title, xlabel="average precision", xlim=(-0.01, 1.02))
     legend_below(ax)
     return ax
 
@@ -250,21 +244,11 @@ def differences(table: pd.DataFrame, ax: Axes, first: str, second: str) -> Axes:
         first, second: names of the two.
     """
     whole, (table,) = (table.index != MEAN).sum(), _with_mean(table.difference, table)
-    position = np.arange(len(table)) + 0.4 * (table.index == MEAN)
-    errors = np.abs(np.stack([table.difference - table.low, table.high - table.difference]))
+    _estimates(table, "difference", "+.3f", ax)
     ax.axvline(0, color=_DARK, linestyle=":", linewidth=1.2)
-    ax.errorbar(table.difference, position, xerr=errors, fmt="o", color=YES, capsize=3)
-    for y, (value, low, high) in zip(position, table[["difference", "low", "high"]].to_numpy(), strict=True):
-        text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else f"{value:+.3f}, few cells"
-        text = text if np.isfinite(value) else "lacks a class"
-        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
-    if MEAN in table.index:
-        ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
-    name_rows(ax, table.index, position)
     title = f"Paired difference in average precision, {shorten(first)} minus {shorten(second)}"
     title = partly(title, (table.index != MEAN).sum(), whole, "furthest above and below zero")
-    ax.set(title=title, xlabel="difference in average precision", ylabel="attribute")
-    ax.grid(axis="x", alpha=0.3)
+    ax.set(title=title, xlabel="difference in average precision")
     return ax
 
 
@@ -305,6 +289,25 @@ def _with_mean(worth: pd.Series, *tables: Any) -> list[Any]:
     mean = worth.index == MEAN
     chosen = np.concatenate([np.flatnonzero(~mean)[most_telling(worth[~mean], ends=True)], np.flatnonzero(mean)])
     return [table.iloc[chosen] for table in tables]
+
+
+def _estimates(table: pd.DataFrame, name: str, style: str, ax: Axes) -> np.ndarray:
+    """A row for each estimate `name` with its interval, drawn and in figures; gives the rows' positions."""
+    position: np.ndarray = np.arange(len(table)) + 0.4 * (table.index == MEAN)
+    value = table[name]
+    errors = np.abs(np.stack([value - table.low, table.high - value]))
+    ax.errorbar(value, position, xerr=errors, fmt="o", color=YES, capsize=3, label=f"{name} and interval")
+    for y, (own, *ends) in zip(position, table[[name, "low", "high"]].to_numpy(), strict=True):
+        low, high = (format(end, style) for end in ends)
+        text = f"{own:{style}} [{low}, {high}]" if np.isfinite(ends).all() else f"{own:{style}}, few cells"
+        text = text if np.isfinite(own) else "lacks a class"
+        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+    if MEAN in table.index:
+        ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
+    name_rows(ax, table.index, position)
+    ax.set_ylabel("attribute")
+    ax.grid(axis="x", alpha=0.3)
+    return position
 
 
 def _title(ax: Axes, name: str, below: str = "") -> None:

@@ -14,6 +14,7 @@ from mlkit.errors import ImageError, RunError
 from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.calibration import sigmoid
 from mlkit.files import resolve, shown
+from mlkit.progress import listed
 from mlkit.runs import Run
 
 # Figure -> what it takes no model to get.
@@ -245,7 +246,7 @@ def align(first: Predictions, second: Predictions) -> tuple[Predictions, Predict
     """
     if differing := sorted(set(first.attributes) ^ set(second.attributes)):
         raise RunError(
-            f"{first.run} and {second.run} differ in their attributes ({', '.join(differing[:10])}); "
+            f"{first.run} and {second.run} differ in their attributes ({listed(differing)}); "
             "compare runs on the same attributes"
         )
     there = set(second.images)

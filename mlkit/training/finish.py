@@ -16,7 +16,7 @@ from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, evaluate, macro, micro
 from mlkit.evaluation.thresholds import choose_thresholds
 from mlkit.models.networks import save_model, statistics_of
-from mlkit.progress import say
+from mlkit.progress import listed, say
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 
@@ -117,7 +117,7 @@ def finish_run(
     }
     save_model(run.new("model.pth"), model.network, meta)
     if unseen.any():
-        say(f"never seen in training, NA in predictions: {', '.join(np.array(names)[unseen])}")
+        say(f"never seen in training, NA in predictions: {listed(np.array(names)[unseen])}")
         probabilities = {side: np.where(unseen, np.nan, values) for side, values in probabilities.items()}
     tables = [_table(split, part, names, probabilities[split]) for split, part in outputs.items()]
     run.write_table("predictions.csv", pd.concat(tables))

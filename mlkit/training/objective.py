@@ -11,6 +11,7 @@ from torch import Tensor
 from mlkit.data.labels import pos_weight, to_codes
 from mlkit.errors import LabelError
 from mlkit.losses import LOSSES, Loss, get_loss
+from mlkit.progress import listed
 from mlkit.training.config import TrainConfig
 
 Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
@@ -136,11 +137,11 @@ def label_gaps(labels: pd.DataFrame, loss: Loss) -> Iterator[str]:
             f"everything; losses that take an unknown cell for a no, more or less: {made}"
         )
     elif loss.leaves_out and (single := yes & ~no).any():
-        yield f"the known training cells are all yes, so that nothing but yes is learnt: {_names(labels.columns[single])}"
+        yield f"the known training cells are all yes, so that nothing but yes is learnt: {listed(labels.columns[single])}"
     if (single := no & ~yes).any():
-        yield f"the known training cells are all no, so that nothing but no is learnt: {_names(labels.columns[single])}"
+        yield f"the known training cells are all no, so that nothing but no is learnt: {listed(labels.columns[single])}"
     if (unseen := ~(yes | no)).any():
-        yield f"no training cell is known, nothing is learnt and the prediction is NA: {_names(labels.columns[unseen])}"
+        yield f"no training cell is known, nothing is learnt and the prediction is NA: {listed(labels.columns[unseen])}"
 
 
 def choice_gap(labels: pd.DataFrame) -> Iterator[str]:
@@ -151,8 +152,3 @@ def choice_gap(labels: pd.DataFrame) -> Iterator[str]:
             "no attribute has both a known yes and a known no among the validation images: mAP is undefined, and the loss "
             "on the known cells chooses the epoch; label some of each"
         )
-
-
-def _names(attributes: pd.Index, most: int = 10) -> str:
-    more = len(attributes) - most
-    return ", ".join(attributes[:most]) + (f" and {more} more" if more > 0 else "")

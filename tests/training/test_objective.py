@@ -160,7 +160,7 @@ def test_attributes_that_lack_a_class_or_any_known_cell_are_named():
     assert unseen.endswith("nothing is learnt and the prediction is NA: unseen")
     assert gaps("hill", **columns) == [never, unseen]
     (text,) = gaps("masked_bce", a=[1, 0], **{f"u{i}": [-1, -1] for i in range(300)})
-    assert text.endswith("u9 and 290 more")
+    assert text.endswith("u11 and 288 more")
 
 
 def test_validation_images_that_cannot_choose_by_map_are_warned_of():
