@@ -129,7 +129,8 @@ def parameters_of(settings: Any) -> dict[str, Parameter]:
     hints = get_type_hints(settings, include_extras=True)
     for field in sorted(fields(settings), key=lambda field: field.name not in settings.__annotations__):  # its own first
         hint, *notes = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (hints[field.name],)
-        types = get_args(hint) if get_origin(hint) is UnionType else (get_origin(hint) or hint,)
+        alternatives = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        types = tuple(get_origin(kind) or kind for kind in alternatives)
         if set(types) <= set(_KINDS):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             rules = tuple(note for note in notes if not isinstance(note, str))
@@ -241,7 +242,8 @@ def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
             except yaml.YAMLError:
                 value = None
         if isinstance(value, list):
-            return [_converted(name, item, default[0], type(default[0])) for item in value] if default else value
+            examples = default if isinstance(default, list) else [0.0]
+            return [_converted(name, item, examples[0], type(examples[0])) for item in value] if examples else value
     elif wanted is dict and isinstance(value, str):  # "{epochs: 3}"
         with suppress(yaml.YAMLError):
             if isinstance(content := yaml.safe_load(value), dict):

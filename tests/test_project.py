@@ -101,7 +101,7 @@ def sources(folder):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("mlkit", ["tensorboard"]), ("notebooks", []), ("tests", ["tensorboard", "test"])]
+    ("folder", "extras"), [("mlkit", ["heif", "tensorboard"]), ("notebooks", []), ("tests", ["heif", "tensorboard", "test"])]
 )
 def test_every_package_that_is_imported_is_declared(folder, extras):
     declared = [*PYPROJECT["project"]["dependencies"]]

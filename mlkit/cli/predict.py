@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from math import isnan
 from pathlib import Path
@@ -25,17 +26,25 @@ def add_to(commands: Any) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
+    from mlkit.data.folder import list_images
     from mlkit.errors import ImageError
     from mlkit.inference.predictor import Predictor
 
     broken: list[ImageError] = []
     model = options.model
     source = Path(model).expanduser().absolute() if model.endswith((".pth", ".pt")) else typed_run(model) if model else ""
-    paths = [file for image in options.images for file in _files(Path(image).absolute())]
-    if not paths:
-        raise ImageError(f"no file in {', '.join(str(Path(image).absolute()) for image in options.images)}; check the path")
+    paths: list[Path] = []
+    others: list[Path] = []
+    for path in (Path(image).absolute() for image in options.images):
+        pictures, no_pictures = list_images(path) if path.is_dir() else ([path], [])
+        if not pictures:
+            raise ImageError(f"{path}: no picture in it{_passed_over(no_pictures)}; check the path")
+        paths += pictures
+        others += no_pictures
     predictor = Predictor.load(source, options.device)
     print(f"model: {predictor}")
+    if others:
+        print(_passed_over(others).removeprefix("; "))
     with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
         table = predictor.predict(paths, broken.append)
         if file:
@@ -58,6 +67,6 @@ def print_predictions(table: Any) -> None:
             print(f"  {row.attribute:24} {answer}")
 
 
-def _files(path: Path) -> list[Path]:
-    """The files below a folder; the path itself if it is none."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+def _passed_over(others: Sequence[Path]) -> str:
+    """What of a folder is no picture."""
+    return f"; passed over, no pictures: {len(others):,} ({others[0].name}{', ...' * (len(others) > 1)})" if others else ""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -28,8 +28,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from mlkit.data.images import DECODER, decode_image, read_bytes
+from mlkit.data.images import DECODER, decode_image, notes, read_bytes
+from mlkit.data.levels import Levels
 from mlkit.data.memmap import MemmapRows, count_rows
+from mlkit.data.reading import AS_USUAL, Reading
 from mlkit.errors import ImageError, MlkitError
 from mlkit.files import atomic, check_space, make_folder, shown, write_csv
 from mlkit.progress import bar
@@ -43,6 +45,12 @@ _COLUMNS = {
     "row": np.int64,
     "digest": str,
     "problem": str,
+    "several": np.int64,
+    "kind": str,
+    "low": np.float64,
+    "high": np.float64,
+    "levels": np.int64,
+    "kept": np.int64,
 }
 _COMMIT_SECONDS = 10.0  # an interruption loses at most this much work
 
@@ -57,17 +65,39 @@ class Entry:
     row: int  # -1 where the file cannot be decoded
     digest: str  # of the file's content: equal digests, equal files; empty where it cannot be read
     problem: str  # empty where all is well
+    several: int = 0  # whether it has more pages or frames
+    kind: str = ""  # with what follows: of files deeper than 8 bits, see `Levels`
+    low: float = 0.0
+    high: float = 0.0
+    levels: int = 0
+    kept: int = 0
+
+    @property
+    def deep(self) -> Levels | None:
+        """What became of the values of a file deeper than 8 bits."""
+        return Levels(self.kind, self.low, self.high, self.levels, self.kept) if self.kind else None
 
 
 class PixelCache:
-    """Decoded pixels of the images below one folder, at one size."""
+    """Decoded pixels of the images below one folder, at one size, read in one way."""
 
-    def __init__(self, path: Path, size: int, entries: dict[str, Entry], missing: dict[str, str]) -> None:
+    def __init__(self, path: Path, size: int, reading: Reading, entries: dict[str, Entry], missing: dict[str, str]) -> None:
         self.path = path
         self.size = size
+        self.reading = reading
         self.entries = entries
         self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
         self._pixels = MemmapRows(path / "pixels.u8", size * size * 3)
+
+    @property
+    def levels(self) -> list[Levels]:
+        """Of the files deeper than 8 bits."""
+        return [deep for entry in self.entries.values() if (deep := entry.deep)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the files were read, a line each."""
+        return notes({image: (entry.deep, bool(entry.several)) for image, entry in self.entries.items()}, self.reading)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of the given cache rows, uint8 (len(rows), size, size, 3)."""
@@ -95,14 +125,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
+def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading = AS_USUAL) -> PixelCache:
     """Pixel cache of `images` (paths relative to `folder`), decoding those that it does not hold yet.
 
     Raises:
         MlkitError: if the disk has no room for it or cannot be written. Images that are missing or broken are no error:
             see `problems`.
     """
-    key = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    what = str(folder.resolve()) + ("" if reading == AS_USUAL else f"\0{reading}")
+    key = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
     path = make_folder(outputs_root() / "cache" / f"{folder.name[:80]}-{key}-{size}px-{DECODER}")
     with FileLock(path / "lock"):
         rows = count_rows(path / "pixels.u8", size * size * 3)
@@ -131,17 +162,23 @@ def build_cache(folder: Path, images: Sequence[str], size: int) -> PixelCache:
                 todo, known = list(stats), {}
         if touched:
             try:
-                _decode_into(path, folder, todo, stats, size, known)
+                _decode_into(path, folder, todo, stats, size, reading, known)
             except OSError as error:
                 raise MlkitError(
                     f"{shown(path)}: the pixel cache cannot be written ({error.strerror}); mend that, or set MLKIT_OUTPUTS "
                     "to a folder on another disk"
                 ) from error
-        return PixelCache(path, size, {image: known[image] for image in stats}, missing)
+        return PixelCache(path, size, reading, {image: known[image] for image in stats}, missing)
 
 
 def _decode_into(
-    path: Path, folder: Path, todo: list[str], stats: dict[str, os.stat_result], size: int, known: dict[str, Entry]
+    path: Path,
+    folder: Path,
+    todo: list[str],
+    stats: dict[str, os.stat_result],
+    size: int,
+    reading: Reading,
+    known: dict[str, Entry],
 ) -> None:
     """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
     row_bytes = size * size * 3
@@ -154,17 +191,19 @@ def _decode_into(
 
     def decode(image: str, row: int) -> tuple[str, Entry]:
         digest = problem = ""
+        facts: dict[str, Any] = {}
         try:
             data = read_bytes(folder / image)
             digest = _digest(data)
-            pixels = decode_image(data, folder / image, size)
+            decoded = decode_image(data, folder / image, size, reading)
+            facts = {"several": int(decoded.several)} | (asdict(decoded.levels) if decoded.levels else {})
             with writing:
                 file.seek(row * row_bytes)
-                if file.write(pixels.tobytes()) < row_bytes:
+                if file.write(decoded.pixels.tobytes()) < row_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
-        return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem)
+        return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem, **facts)
 
     executor = ThreadPoolExecutor(cores())
     committed = time.monotonic()
@@ -217,7 +256,11 @@ def _with_same_content(
     again = [image for image in images if image in known and known[image].digest]
     with ThreadPoolExecutor(cores()) as executor:
         same = [image for image, now in zip(again, executor.map(digest, again), strict=True) if now == known[image].digest]
-    return {i: Entry(*_state(stats[i]), known[i].row, known[i].digest, known[i].problem) for i in same}
+    renewed = {}
+    for image in same:
+        size, mtime, ctime = _state(stats[image])
+        renewed[image] = replace(known[image], bytes=size, mtime_ns=mtime, ctime_ns=ctime)
+    return renewed
 
 
 def _digest(content: bytes) -> str:

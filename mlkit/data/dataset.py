@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mlkit.data.cache import PixelCache
 from mlkit.data.labels import one_sided, to_codes
+from mlkit.data.reading import AS_USUAL
 from mlkit.progress import bar, listed
 
 _CHUNK = 64  # images that a thread works on at a time
@@ -32,6 +33,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = labels
         self.report = report
         self.image_size = cache.size
+        self.reading = cache.reading
         self.digests = pd.Series({image: cache.entries[image].digest for image in labels.index}, dtype=object)
         self.targets = torch.from_numpy(to_codes(labels))
         self._cache = cache
@@ -48,7 +50,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
     @property
     def fingerprint(self) -> str:
         """Digest of all that a training can see of the data: names, labels, file contents."""
-        parts = [*self.attributes, *self.labels.index, *self.digests]
+        parts = [*self.attributes, *self.labels.index, *self.digests, *([] if self.reading == AS_USUAL else [self.reading])]
         text = "\0".join(map(str, parts)).encode() + self.targets.numpy().tobytes()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
@@ -69,7 +71,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
             counts = [f"{n} {what}" for n, what in ((missing, "missing"), (bad - missing, "broken")) if n]
             text += f"\nleft out, {' and '.join(counts)}: {named}"
             text += f"\n{mend}" if (mend := self.report.attrs.get("mend")) else ""
-        return text
+        return "\n".join([text, *self._cache.notes])
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (batch, H, W, 3) and targets int8 (batch, attributes) of several images in one read."""

@@ -1,22 +1,28 @@
 """One image file -> one RGB uint8 array, whatever the file is. The only place that decodes, and the only geometry.
 
-Training and inference both call `load_image`, so that the same file gives the same pixels to both.
+Training and inference both call `decode_image`, so that the same file gives the same pixels to both.
 """
 
 import warnings
-from io import BytesIO
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from mlkit.data.colour import to_srgb
+from mlkit.data.deep import deep_values
+from mlkit.data.levels import Levels, full_range, range_notes
+from mlkit.data.opening import HEIF, Refused, open_image
+from mlkit.data.png import SIGNATURE, without_ancillary
+from mlkit.data.reading import AS_USUAL, Reading
 from mlkit.errors import ImageError
 from mlkit.files import resolve, shown
 
 # Part of every cache key: a new number here, or another Pillow, decodes everything again.
-DECODER = f"pillow-{PIL.__version__}-3"
-MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, said here so that the error can name it
+DECODER = f"pillow-{PIL.__version__}-4" + f"-heif-{HEIF}" * bool(HEIF)
 # Pillow warns of odd metadata and of large images, file by file; what matters here is an ImageError. Once for the process,
 # because a filter set around each image is not safe among the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -32,15 +38,32 @@ _UPRIGHT = {  # EXIF orientation -> what makes the image upright
 }
 
 
-def load_image(path: str | Path, size: int | None = None) -> np.ndarray:
-    """Decode an image file.
+@dataclass(frozen=True)
+class Decoded:
+    """What a file comes to.
 
-    Transparency is composed on white, EXIF orientation is applied, grey, palette, CMYK and 16-bit images become RGB.
+    Attributes:
+        pixels: uint8 (height, width, 3).
+        levels: of a file deeper than 8 bits, else None.
+        several: whether it has pages or frames beside the one that was read.
+    """
+
+    pixels: np.ndarray
+    levels: Levels | None
+    several: bool
+
+
+def load_image(path: str | Path, size: int | None = None, reading: Reading = AS_USUAL) -> np.ndarray:
+    """Decode an image file, alone.
+
+    Transparency is composed on white, EXIF orientation is applied, grey, palette and CMYK images become RGB, colours of an
+    embedded profile sRGB. See `Reading` for files deeper than 8 bits, or with other channels.
 
     Args:
         path: the file; its suffix does not matter, its content does.
         size: side in pixels of the square that the image is resized to (the aspect ratio is not kept, as torchvision's
             `Resize((size, size))` does); None keeps the size.
+        reading: settings of the data set, or of the model that is asked.
 
     Returns:
         uint8 array (height, width, 3).
@@ -48,7 +71,29 @@ def load_image(path: str | Path, size: int | None = None) -> np.ndarray:
     Raises:
         ImageError: naming the file and the reason.
     """
-    return decode_image(read_bytes(path), path, size)
+    return read_image(path, size, reading).pixels
+
+
+def read_image(path: str | Path, size: int | None = None, reading: Reading = AS_USUAL) -> Decoded:
+    """The same as `load_image`, and what is to be known of the file."""
+    decoded = decode_image(read_bytes(path), path, size, reading)
+    levels = decoded.levels
+    if levels and reading.bounds is None and levels.beyond(reading):
+        low, high = full_range(levels.kind)
+        raise ImageError(
+            f"{shown(path)}: {levels.kind} values from {levels.low:g} to {levels.high:g}, beyond {low} to {high}; say which "
+            "value is black and which is white when the model is trained: value_range"
+        )
+    return decoded
+
+
+def notes(decoded: Mapping[str, tuple[Levels | None, bool]], reading: Reading) -> list[str]:
+    """What a person should know of how files were read, a line each: `decoded` has the levels, and whether several."""
+    lines = range_notes([levels for levels, _ in decoded.values() if levels], reading)
+    if several := [name for name, (_, several) in decoded.items() if several]:
+        rest = f" and {len(several) - 1:,} more" if len(several) > 1 else ""
+        lines.append(f"of several pages, the largest is read, of several frames the first: {several[0]}{rest}")
+    return lines
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -64,58 +109,57 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def decode_image(data: bytes, path: str | Path, size: int | None = None) -> np.ndarray:
-    """Decode the bytes of the file `path`; arguments, result and errors as for `load_image`."""
+def decode_image(data: bytes, path: str | Path, size: int | None = None, reading: Reading = AS_USUAL) -> Decoded:
+    """Decode the bytes of the file `path`; arguments and errors as for `load_image`."""
     try:
-        with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            if image.format == "EPS":  # a program, which Pillow would have Ghostscript execute
-                raise UnidentifiedImageError
-            if size is not None:
-                # Lets the JPEG decoder halve the image while it decodes, as long as it stays larger than asked: twice as
-                # fast, and the pixels differ by less than 1 of 255 on average.
-                image.draft("RGB", (size, size))
-            rgb = _to_rgb(_upright(image))
-    except Image.DecompressionBombError:
-        raise ImageError(f"{shown(path)}: more than {MAX_PIXELS:,} pixels, a decompression bomb perhaps") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{shown(path)}: not an image in any known format") from None
+        try:
+            return _decode(data, size, reading)
+        except Exception:
+            if not data.startswith(SIGNATURE):
+                raise
+        plain, profile = without_ancillary(data)
+        return _decode(plain, size, reading, profile)
+    except Refused as error:
+        raise ImageError(f"{shown(path)}: {error}") from None
     except MemoryError:
         raise
     except Exception as error:  # a broken file makes Pillow's many decoders raise whatever they stumbled over
         raise ImageError(f"{shown(path)}: cannot be decoded ({str(error) or type(error).__name__})") from None
-    if size is not None and rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(rgb)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. Pillow's `exif_transpose` also rewrites the metadata, and fails where it is damaged."""
-    image.load()
+def _decode(data: bytes, size: int | None, reading: Reading, profile: bytes = b"") -> Decoded:
+    opened, levels = open_image(data, reading), None
+    with opened.image as image:
+        if size is not None:
+            # Lets the JPEG decoder halve the image while it decodes, as long as it stays larger than asked: twice as
+            # fast, and the pixels differ by less than 1 of 255 on average.
+            image.draft(None, (size, size))
+        profile = image.info.get("icc_profile") or profile
+        if deep := deep_values(image, lambda: open_image(data, reading).image):
+            levels = Levels.of(deep.values, deep.kind, scaled := deep.scaled(reading))
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        flat = _flat(deep.image(scaled) if deep else image, opened.opaque)
+    if upright is not None:
+        flat = flat.transpose(upright)
+    if size is not None and flat.size != (size, size):
+        flat = flat.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return Decoded(np.asarray(to_srgb(flat, profile)), levels, opened.several)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation. Pillow's `exif_transpose` also rewrites the metadata, and fails where it is damaged."""
     try:
-        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata does not spoil the pixels
-        method = None
-    return image if method is None else image.transpose(method)
+        return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
+def _flat(image: Image.Image, opaque: bool) -> Image.Image:
+    """In mode L, RGB, CMYK or LAB: composed on white where it is transparent, unless its alpha is none."""
+    if image.has_transparency_data and not opaque:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float grey values to 0..255; Pillow's own conversion clips them at 255.
-
-    32-bit and float files do not say their range: it is taken to be the smallest usual one that holds the values.
-    """
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-    tops = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
-    top = next((top for top in tops if values.max() <= top), values.max())
-    return Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")

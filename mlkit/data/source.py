@@ -1,6 +1,6 @@
 """The one door to the data: where images and labels are, and how the label file is read."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import pandas as pd
@@ -8,16 +8,18 @@ import pandas as pd
 from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import LabelFile, read_label_file
+from mlkit.data.levels import check_range
 from mlkit.data.names import MATCHES, exclude_images, find_files
+from mlkit.data.reading import Reading
 from mlkit.data.sample import ensure_sample
 from mlkit.data.values import plain_values
 from mlkit.errors import LabelError
-from mlkit.files import resolve
-from mlkit.parameters import OneOf, check_fields, parameters_of
+from mlkit.files import resolve, shown
+from mlkit.parameters import OneOf, parameters_of
 
 
 @dataclass(frozen=True)
-class DataSource:
+class DataSource(Reading):
     """Images and labels of a person, or the sample, which is drawn when it is opened first.
 
     Raises:
@@ -38,8 +40,13 @@ class DataSource:
     strict: Annotated[bool, "a missing or broken image is an error instead of being left out"] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         object.__setattr__(self, "values", plain_values(self.values))  # YAML makes booleans and numbers of what it can
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading.of(asdict(self))
 
     def open(self, image_size: int = 224) -> MultiLabelDataset:
         """Read the label file and decode its images (once: the next call finds them in the pixel cache).
@@ -49,6 +56,7 @@ class DataSource:
 
         Raises:
             LabelError: for a label file or an images folder that cannot be used.
+            ImageError: if files deeper than 8 bits need a `value_range`.
         """
         self.prepare()
         file = self.read().check()
@@ -58,7 +66,8 @@ class DataSource:
         names = self.files_of(file)
         table = file.labels.set_axis(pd.Index(names, name="image", dtype=object))
         table.attrs = file.labels.attrs
-        cache = build_cache(folder, names, image_size)
+        cache = build_cache(folder, names, image_size, self.reading)
+        check_range(cache.levels, self.reading, shown(folder))
         kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)
         return MultiLabelDataset(kept, report, cache)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.data.images import load_image
+from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.calibration import sigmoid
@@ -209,11 +210,12 @@ def mistakes(predicted: Predictions) -> pd.DataFrame:
 
 def read_images(run: Run, images: list[str]) -> list[np.ndarray | None]:
     """Pixels of images of a run; None for a file that cannot be read any more."""
-    folder = resolve(run.config()["parameters"]["images"])
+    parameters = run.config()["parameters"]
+    folder, reading = resolve(parameters["images"]), Reading.of(parameters)
     found: list[np.ndarray | None] = []
     for image in images:
         try:
-            found.append(load_image(folder / image))
+            found.append(load_image(folder / image, reading=reading))
         except ImageError:
             found.append(None)
     return found

@@ -10,7 +10,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mlkit.data.images import load_image
+from mlkit.data.images import Decoded, notes, read_image
+from mlkit.data.levels import Levels
+from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.files import resolve, shown
@@ -23,7 +25,7 @@ _BATCH = 64
 
 
 class Predictor:
-    """A model with what it needs to read an image as in training: size, normalisation, thresholds.
+    """A model with what it needs to read an image as in training: size, range of values, normalisation, thresholds.
 
     Args:
         model: the network.
@@ -36,6 +38,7 @@ class Predictor:
         self.source = source
         self.model = place(model, device).eval()
         self.meta = meta
+        self.reading = Reading.of(meta.get("reading", {}))
         self.device = device
         self._calibration = Calibration.from_dict(meta["calibration"])
 
@@ -106,14 +109,16 @@ class Predictor:
         paths = [images] if isinstance(images, str | Path) else list(images)
         good: list[str] = []
         parts: list[np.ndarray] = []
+        facts: dict[str, tuple[Levels | None, bool]] = {}
         with ThreadPoolExecutor() as executor, bar(total=len(paths), desc="predicting", unit="image") as progress:
             for start in range(0, len(paths), _BATCH):
                 chunk = paths[start : start + _BATCH]
                 decoded = []
                 for path, result in zip(chunk, executor.map(self._decode, chunk), strict=True):
-                    if isinstance(result, np.ndarray):
+                    if isinstance(result, Decoded):
                         good.append(str(path).encode(errors="backslashreplace").decode())  # a name may be no UTF-8
-                        decoded.append(result)
+                        facts[shown(good[-1])] = result.levels, result.several
+                        decoded.append(result.pixels)
                     elif on_error is None:
                         raise result
                     else:
@@ -122,6 +127,8 @@ class Predictor:
                     logits = compute_logits(self.model, torch.from_numpy(np.stack(decoded)), self.device)
                     parts.append(self._calibration.probabilities(logits.cpu().numpy()))
                 progress.update(len(chunk))
+        for note in notes(facts, self.reading):
+            say(note)
         probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.attributes)), np.float32)
         unseen = np.isin(self.attributes, self.never_seen)
         probabilities[:, unseen] = np.nan
@@ -136,8 +143,8 @@ class Predictor:
             }
         )
 
-    def _decode(self, path: str | Path) -> np.ndarray | ImageError:
+    def _decode(self, path: str | Path) -> Decoded | ImageError:
         try:
-            return load_image(resolve(path), self.meta["image_size"])
+            return read_image(resolve(path), self.meta["image_size"], self.reading)
         except ImageError as error:
             return error

@@ -1,7 +1,7 @@
 """What ends a training: calibration and thresholds by the validation images, figures by the test images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ def model_meta(
     return {
         "attributes": dataset.attributes,
         "image_size": config.image_size,
+        "reading": asdict(dataset.reading),
         "mean": list(mean),
         "std": list(std),
         "precision": config.precision,

@@ -222,10 +222,18 @@ def test_a_folder_without_images_is_said_and_names_that_are_no_utf8_are_escaped(
     folder = tmp_path / "few"
     folder.mkdir()
     assert main(["predict", str(folder), "--model", "t"]) == 2
-    assert f"no file in {folder}; check the path" in capsys.readouterr().err
+    assert f"{folder}: no picture in it; check the path" in capsys.readouterr().err
+    (folder / ".DS_Store").touch()
+    (folder / "labels.csv").write_text("image,a\n", encoding="utf-8")
+    assert main(["predict", str(folder), "--model", "t"]) == 2
+    assert "no picture in it; passed over, no pictures: 2 (.DS_Store, ...); check the path" in capsys.readouterr().err
+    assert main(["predict", str(folder / "labels.csv"), "--model", "t"]) == 2, "it was named"
+    capsys.readouterr()
     shutil.copy(trained / "0000.jpg", os.fsencode(folder / "bad") + b"\xff.jpg")
     assert main(["predict", str(folder), "--model", "t"]) == 0
-    assert "bad\\udcff.jpg" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "bad\\udcff.jpg" in output
+    assert "\npassed over, no pictures: 2 (.DS_Store, ...)\n" in output
 
 
 def test_a_table_that_cannot_be_written_is_known_before_the_work(trained, tmp_path, capsys):

@@ -40,9 +40,9 @@ def decoded(monkeypatch):
     """Names of the files that were decoded, in order."""
     calls = []
 
-    def count(data, path, size=None):
+    def count(data, path, *how):
         calls.append(path.name)
-        return decode_image(data, path, size)
+        return decode_image(data, path, *how)
 
     monkeypatch.setattr(cache_module, "decode_image", count)
     return calls
@@ -193,10 +193,10 @@ def test_interrupted_build_goes_on_where_it_stopped(folder, decoded, monkeypatch
 
 
 def test_interruption_inside_a_decoding_thread_leaves_no_wrong_pixels(folder, decoded, monkeypatch):
-    def interrupt(data, path, size):
+    def interrupt(data, path, *how):
         if path.name == NAMES[3]:
             raise KeyboardInterrupt
-        return decode_image(data, path, size)
+        return decode_image(data, path, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "decode_image", interrupt)
@@ -211,13 +211,13 @@ def test_killed_build_goes_on_where_it_stopped(folder, decoded):
         module._COMMIT_SECONDS = -1
         def committed():
             return sum(len(p.read_bytes().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
-        def dies(data, path, size):
+        def dies(data, path, *how):
             calls.append(path)
             if len(calls) > 4:
                 while committed() < 4:
                     time.sleep(0.01)
                 os._exit(9)
-            return decode(data, path, size)
+            return decode(data, path, *how)
         module.decode_image = dies
         module.build_cache(folder, names, size)
     """
@@ -228,11 +228,11 @@ def test_killed_build_goes_on_where_it_stopped(folder, decoded):
 
 def test_build_killed_before_anything_was_committed_begins_anew(folder, outputs):
     code = """
-        def dies(data, path, size):
+        def dies(data, path, *how):
             calls.append(path)
             if len(calls) > 4:
                 os._exit(9)
-            return decode(data, path, size)
+            return decode(data, path, *how)
         module.decode_image = dies
         module.build_cache(folder, names, size)
     """
@@ -244,10 +244,10 @@ def test_build_killed_before_anything_was_committed_begins_anew(folder, outputs)
 
 def test_two_processes_building_at_once_share_the_work(folder):
     code = """
-        def slow(data, path, size):
+        def slow(data, path, *how):
             calls.append(path)
             time.sleep(0.05)
-            return decode(data, path, size)
+            return decode(data, path, *how)
         module.decode_image = slow
         module.build_cache(folder, names, size)
         print(len(calls))

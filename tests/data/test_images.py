@@ -4,14 +4,31 @@ import struct
 import subprocess
 import sys
 import zlib
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SHARED
-from PIL import ExifTags, Image, ImageFile
+from imagefiles import ADOBE, SRGB, chunk, cmyk_profile, grey_profile, png, rgb_profile, tiff, to_srgb
+from imagefiles import WHITE as WHITE_POINT
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, features
 
-from mlkit.data.images import MAX_PIXELS, decode_image, load_image
+import mlkit.inference.predictor as predictor_module
+from mlkit.cli import main
+from mlkit.data.folder import list_images
+from mlkit.data.images import decode_image, load_image, read_image
+from mlkit.data.reading import Reading
+from mlkit.data.source import DataSource
 from mlkit.errors import ImageError
+from mlkit.evaluation.predictions import read_images
+from mlkit.inference.predictor import Predictor
+from mlkit.models.networks import build_model, save_model
+from mlkit.runs import Run
+from mlkit.training.config import TrainConfig
+from mlkit.training.finish import model_meta
+from mlkit.training.recipe import Recipe
 
 # pytest replaces the filter that mlkit.data.images sets; a test below starts a process of its own to see that it is there
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -133,23 +150,6 @@ def test_16_bit_grey_is_scaled_and_not_clipped(save):
 
 def test_dark_16_bit_grey_stays_dark(save):
     assert load_image(save(pixels([[0, 255]], np.uint16))).tolist() == [[BLACK, [1] * 3]]
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype", "expected"),
-    [
-        ([0, 100, 255], np.int32, [0, 100, 255]),
-        ([0, 25700, 65535], np.int32, [0, 100, 255]),
-        ([-5, 0, 2**31 - 1], np.int32, [0, 0, 255]),
-        ([0, 0.4, 1], np.float32, [0, 102, 255]),
-        ([0, 100, 255], np.float32, [0, 100, 255]),
-        ([0, 25700, 65535], np.float32, [0, 100, 255]),
-        ([np.nan, np.inf, 1], np.float32, [0, 0, 255]),
-        ([0, 0, 0], np.float32, [0, 0, 0]),
-    ],
-)
-def test_32_bit_and_float_grey_are_scaled_by_the_range_that_holds_them(save, values, dtype, expected):
-    assert load_image(save(pixels([values], dtype), "image.tiff"))[0, :, 0].tolist() == expected
 
 
 def test_cmyk_jpeg_becomes_colour(save):
@@ -331,7 +331,7 @@ def test_folder_is_refused(tmp_path):
     "content",
     [
         png_header(2**31 - 1, 2**31 - 1),
-        png_header(MAX_PIXELS + 1, 1),
+        png_header(Reading.max_pixels + 1, 1),
         b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0),
     ],
 )
@@ -339,7 +339,10 @@ def test_decompression_bomb_is_refused_from_its_header(write, monkeypatch, limit
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("the bomb was decoded"))
     content += b",\0\0\0\0\xff\xff\xff\xff\0\2\2D\1\0;" if content.startswith(b"GIF") else b""
-    with pytest.raises(ImageError, match=r"image\.png: more than 178,956,970 pixels, a decompression bomb perhaps"):
+    with pytest.raises(
+        ImageError,
+        match=r"image\.png: more than 178,956,970 pixels, a decompression bomb perhaps; if it is none, raise max_pixels",
+    ):
         load_image(write(content), size=8)
 
 
@@ -364,12 +367,342 @@ def test_damaged_bytes_give_pixels_or_an_image_error(save, suffix):
         for _ in range(rng.integers(1, 5)):
             damaged[int(rng.random() ** 2 * len(whole))] = rng.choice([0, 255, rng.integers(256)])
         try:
-            decoded = decode_image(bytes(damaged), "image", 8)
+            decoded = decode_image(bytes(damaged), "image", 8).pixels
         except ImageError:
             outcomes.add("error")
         else:
             outcomes.add((decoded.shape, decoded.dtype.name))
     assert outcomes <= {"error", ((8, 8, 3), "uint8")}
+
+
+# ---- pages, channels, profiles, containers
+
+
+def test_largest_page_of_a_tiff_is_read(write):
+    thumbnail, mask, picture = (np.full((side, side), side, np.uint8) for side in (3, 9, 7))
+    path = write(tiff((thumbnail, {254: 1}), (mask, {254: 4}), picture, picture + 1))
+    assert (load_image(path) == 7).all()
+    assert read_image(path).several
+    assert not read_image(write(tiff(picture))).several
+
+
+def test_small_preview_alone_is_refused(write):
+    with pytest.raises(ImageError, match=r"a small preview of a picture that is not read \(a camera's raw file\?\)"):
+        load_image(write(tiff((np.zeros((3, 3), np.uint8), {254: 1}))))
+
+
+def test_page_that_cannot_be_read_is_not_replaced_by_its_thumbnail(write):
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        load_image(write(tiff(np.zeros((3, 3), np.uint8), np.zeros((9, 9), np.float16))))
+    assert (load_image(write(tiff(np.zeros((9, 9), np.uint8), np.zeros((3, 3), np.float16)))) == 0).all()
+
+
+@pytest.mark.parametrize("meaning", [{338: [0]}, {}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_fourth_channel_without_a_meaning_is_refused_or_left_out_and_never_composed(write, meaning, dtype):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 4), np.uint8)
+    path = write(tiff((values if dtype == np.uint8 else values.astype(dtype) * 257, meaning)), "image.tif")
+    with pytest.raises(ImageError, match=r"image\.tif: 1 channel beside the colours, .*; extra_channels: ignore reads"):
+        load_image(path)
+    assert (load_image(path, reading=Reading(extra_channels="ignore")) == values[..., :3]).all()
+
+
+def test_fourth_channel_of_jpeg_2000_is_alpha_only_where_the_file_says_so(write):
+    values = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+    said = BytesIO()
+    Image.fromarray(values).save(said, "JPEG2000", irreversible=False)
+    alpha = values[..., 3:] / 255
+    assert np.abs(load_image(write(said.getvalue())) - (values[..., :3] * alpha + 255 * (1 - alpha))).max() < 1.01
+    path = write(said.getvalue().replace(b"cdef", b"free"), "image.jp2")  # a box that says nothing
+    with pytest.raises(ImageError, match="1 channel beside the colours"):
+        load_image(path)
+    assert (load_image(path, reading=Reading(extra_channels="ignore")) == values[..., :3]).all()
+
+
+def test_alpha_of_a_tiff_stays_where_another_channel_is_left_out(write):
+    values = np.array([[[9, 9, 9, 0, 77], [9, 9, 9, 255, 77]]], np.uint8)
+    path = write(tiff((values, {338: [2, 0]})))
+    assert load_image(path, reading=Reading(extra_channels="ignore")).tolist() == [[WHITE, [9, 9, 9]]]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "webp"])
+def test_colours_of_another_profile_become_those_of_srgb(save, kind):
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    adobe = rgb_profile(ADOBE, 563 / 256)
+    options = {"lossless": True} if kind == "webp" else {"quality": 100, "subsampling": 0} if kind == "jpg" else {}
+    path = save(Image.fromarray(values), f"image.{kind}", icc_profile=adobe, **options)
+    with Image.open(path) as image:
+        wanted = to_srgb(np.asarray(image.convert("RGB")), ADOBE, 563 / 256)
+    assert np.abs(wanted - values).max() > 20, "the profile makes a difference"
+    assert np.abs(load_image(path) - wanted).max() <= 2
+    assert np.abs(load_image(path, size=64) - wanted).max() <= 2
+
+
+def test_profile_of_srgb_changes_nothing_and_one_that_does_not_fit_neither(save):
+    image = photo(32, 32)
+    for icc in (
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        grey_profile(1.0),
+        b"broken",
+        b"x" * 500,
+    ):
+        assert (load_image(save(image, icc_profile=icc)) == np.asarray(image)).all()
+
+
+def test_grey_profile_counts(save):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    wanted = to_srgb(values[..., None].repeat(3, 2), SRGB, 1.8)
+    assert np.abs(load_image(save(Image.fromarray(values), icc_profile=grey_profile(1.8))) - wanted).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tiff"])
+def test_cmyk_is_read_by_its_profile(save, kind):
+    lab = np.zeros((2, 2, 2, 2, 3))
+    lab[0, 0, 0, 0] = [100, 0, 0]  # paper
+    lab[1, 0, 0, 0] = [60, 90, 60]  # a cyan ink that is orange
+    cyan = save(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), f"image.{kind}", icc_profile=cmyk_profile(lab))
+    assert np.abs(load_image(cyan).astype(int) - lab_to_srgb(60, 90, 60)).max() <= 4
+    paper = save(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), f"image.{kind}", icc_profile=cmyk_profile(lab))
+    assert load_image(paper).min() >= 252
+    without = load_image(save(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), f"image.{kind}"))
+    assert np.abs(without.astype(int) - [0, 255, 255]).max() <= 3
+
+
+def lab_to_srgb(lightness, a, b):
+    """CIE 1976, by hand, under D50."""
+    y = (lightness + 16) / 116
+    xyz = [
+        white * (f**3 if f > 6 / 29 else 3 * (6 / 29) ** 2 * (f - 4 / 29))
+        for f, white in zip((y + a / 500, y, y - b / 200), WHITE_POINT, strict=True)
+    ]
+    light = np.clip(np.array(xyz) @ np.linalg.inv(np.array(SRGB)), 0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def test_lab_becomes_colour(save):
+    path = save(Image.merge("LAB", [Image.new("L", (4, 4), value) for value in (153, 138, 148)]), "image.tiff")
+    assert np.abs(load_image(path).astype(int) - lab_to_srgb(60, 10, 20)).max() <= 3
+
+
+def test_png_is_read_whatever_its_text_and_profiles(write):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    long = zlib.compress(bytes(3 << 20))
+    text, icc = chunk(b"zTXt", b"Comment\0\0" + long), chunk(b"iCCP", b"x\0\0" + long)
+    wrong = chunk(b"tEXt", b"Title\0x", checksum=1)
+    for chunks in ([text], [icc], [wrong], [text, icc, wrong, chunk(b"tIME", b"x")], [chunk(b"eXIf", b"x", checksum=1)]):
+        assert (load_image(write(png(values, *chunks))) == values).all()
+    adobe = chunk(b"iCCP", b"x\0\0" + zlib.compress(rgb_profile(ADOBE, 563 / 256)))
+    for chunks in ([adobe], [text, adobe]):
+        assert np.abs(load_image(write(png(values, *chunks))) - to_srgb(values, ADOBE, 563 / 256)).max() <= 2
+    end = png(values)
+    assert (load_image(write(end[:-12] + text + end[-12:])) == values).all()
+
+
+def test_png_stays_an_error_where_pixels_depend_on_what_is_damaged(write):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    whole = png(noise, chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20))))
+    damaged = bytearray(whole)
+    damaged[whole.index(b"IDAT") + 600] ^= 1
+    for content in (whole[:-200], bytes(damaged), png(noise, chunk(b"tRNS", bytes(6), checksum=1))):
+        with pytest.raises(ImageError):
+            load_image(write(content))
+
+
+def test_limit_of_the_size_is_a_setting_and_is_named(save, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)  # as if Pillow's own limit were as low
+    path = save(photo(5, 4))
+    with pytest.raises(ImageError, match=r"more than 178,956,970 pixels, .* raise max_pixels"):
+        load_image(path)
+    assert load_image(path, reading=Reading(max_pixels=Reading.max_pixels + 1)).shape == (4, 5, 3)
+    with pytest.raises(ImageError, match=r"image\.png: more than 19 pixels, .* raise max_pixels"):
+        load_image(path, reading=Reading(max_pixels=19))
+
+
+@pytest.fixture
+def heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # which in HEIC is a remark: the file itself says how its pixels are turned
+    image = Image.new("RGB", (64, 32), (200, 30, 60))
+    image.paste((20, 120, 220), (0, 0, 32, 32))
+    image.save(tmp_path / "phone.heic", quality=95, exif=exif)
+    return tmp_path / "phone.heic"
+
+
+def test_heic_is_read(heic):
+    decoded = load_image(heic)
+    assert decoded.shape == (32, 64, 3)
+    assert np.abs(decoded[:, 4:28].astype(int) - [20, 120, 220]).max() <= 4
+    assert np.abs(decoded[:, 36:60].astype(int) - [200, 30, 60]).max() <= 4
+
+
+def test_heic_is_named_where_its_package_is_not_there(heic, monkeypatch):
+    monkeypatch.setattr("mlkit.data.opening.HEIF", "")
+    monkeypatch.setattr(Image, "open", lambda *_: (_ for _ in ()).throw(UnidentifiedImageError))
+    with pytest.raises(
+        ImageError, match=r"phone\.heic: a HEIC picture, which needs a package more: pip install pillow-heif"
+    ):
+        load_image(heic)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif_is_read(save):
+    assert (
+        np.abs(
+            load_image(save(Image.new("RGB", (16, 16), (200, 30, 60)), "image.avif", quality=95)).astype(int) - [200, 30, 60]
+        ).max()
+        <= 4
+    )
+
+
+# ---- the same through every door
+
+KINDS = {  # file -> its content and its pixels, 8 x 8, with value_range [0, 4095] and extra_channels ignore
+    "grey.png": lambda v: (png(v[..., 0]), v[..., :1]),
+    "colour.png": lambda v: (png(v[..., :3]), v[..., :3]),
+    "opaque.png": lambda v: (png(np.dstack([v[..., :3], v[..., 0] * 0 + 255])), v[..., :3]),
+    "12 bits.png": lambda v: (png(v[..., 0] * np.uint16(16)), on_12_bits(v[..., :1])),
+    "12 bits of colour.png": lambda v: (png(v[..., :3] * np.uint16(16)), on_12_bits(v[..., :3])),
+    "12 bits.tif": lambda v: (tiff(v[..., 0] * np.uint16(16), order=">"), on_12_bits(v[..., :1])),
+    "signed.tif": lambda v: (tiff(v[..., 0] * np.int16(16)), on_12_bits(v[..., :1])),
+    "float.tif": lambda v: (tiff(v[..., 0] * np.float32(16), deflate=True), on_12_bits(v[..., :1])),
+    "double, big-endian.tif": lambda v: (tiff(v[..., 0] * np.float64(16), order=">", deflate=True), on_12_bits(v[..., :1])),
+    "white is zero.tif": lambda v: (tiff((v[..., 0] * np.uint16(16), {262: 0})), 255 - on_12_bits(v[..., :1])),
+    "infrared.tif": lambda v: (tiff((v, {338: [0]})), v[..., :3]),
+    "pages.tif": lambda v: (tiff(v[:2, :2, 0], v[..., 0]), v[..., :1]),
+    "long text.png": lambda v: (png(v[..., :3], chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 << 20)))), v[..., :3]),
+    "adobe.png": lambda v: (
+        png(v[..., :3], chunk(b"iCCP", b"x\0\0" + zlib.compress(rgb_profile(ADOBE, 563 / 256)))),
+        to_srgb(v[..., :3], ADOBE, 563 / 256),
+    ),
+    "bitmap.bmp": lambda v: (saved(v[..., :3], "BMP"), v[..., :3]),
+    "first frame.gif": lambda v: (
+        saved(v[..., 0], "GIF", save_all=True, append_images=[Image.new("L", (8, 8))]),
+        v[..., :1],
+    ),
+    "frames.webp": lambda v: (
+        saved(v[..., :3], "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (8, 8))]),
+        v[..., :3],
+    ),
+    "jpeg2000.jp2": lambda v: (saved(v[..., :3], "JPEG2000"), v[..., :3]),
+}
+
+
+def on_12_bits(values):
+    return np.round(values.astype(float) * 16 * 255 / 4095)
+
+
+def saved(values, kind, **options):
+    file = BytesIO()
+    Image.fromarray(values).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def every_kind(tmp_path):
+    """A data set of every kind of file: its settings, the names of the files, and what numpy says that they hold."""
+    rng, wanted = np.random.default_rng(0), {}
+    (tmp_path / "images").mkdir()
+    for name, make in KINDS.items():
+        content, pixels = make(rng.integers(0, 256, (8, 8, 4), np.uint8))
+        (tmp_path / "images" / name).write_bytes(content)
+        wanted[name] = np.broadcast_to(pixels, (8, 8, 3))
+    rows = "".join(f'"{name}",{i % 2}\n' for i, name in enumerate(wanted))
+    (tmp_path / "labels.csv").write_text(f"image,a\n{rows}", encoding="utf-8")
+    data = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels.csv")}
+    return data | {"value_range": [0, 4095], "extra_channels": "ignore", "strict": True}, wanted
+
+
+def test_every_door_gives_the_same_pixels_for_every_kind_of_file(every_kind, monkeypatch, tmp_path):
+    data, wanted = every_kind
+    source = DataSource(**data)
+    dataset = source.open(8)
+    trained = dataset.batch(np.arange(len(wanted)))[0].numpy()
+    for pixels, (name, expected) in zip(trained, wanted.items(), strict=True):
+        assert np.abs(pixels - expected).max() <= (2 if name == "adobe.png" else 0), name
+    assert "of several pages, the largest is read, of several frames the first: pages.tif and 2 more" in str(dataset)
+
+    folder = tmp_path / "images"
+    alone = [load_image(folder / name, 8, source.reading) for name in wanted]  # notebook 04
+    np.testing.assert_array_equal(alone, trained)
+    config = TrainConfig(backbone="shufflenet_v2_x0_5", weights="none", image_size=8)
+    run = Run.create("r", Recipe(source, config).parameters(), dataset.fingerprint)
+    np.testing.assert_array_equal(read_images(run, list(wanted)), trained)  # notebook 05 and TensorBoard
+
+    network = build_model("shufflenet_v2_x0_5", 1, "none")
+    meta = model_meta(network, dataset, config, np.array([0.5]), 1)
+    save_model(run / "model.pth", network, meta)
+    seen = []
+    monkeypatch.setattr(
+        predictor_module, "compute_logits", lambda _, pixels, *rest: seen.append(pixels) or torch.zeros(len(pixels), 1)
+    )
+    (folder / "notes.csv").write_text("no picture", encoding="utf-8")
+    assert main(["predict", str(folder), "--model", str(run / "model.pth")]) == 0
+    np.testing.assert_array_equal(torch.cat(seen).numpy(), trained[[list(wanted).index(name) for name in sorted(wanted)]])
+
+
+def test_model_of_before_reads_as_it_did(every_kind, tmp_path, capsys):
+    data, _ = every_kind
+    network = build_model("shufflenet_v2_x0_5", 1, "none")
+    dataset = DataSource(**data).open(8)
+    meta = model_meta(network, dataset, TrainConfig(backbone="shufflenet_v2_x0_5", image_size=8), np.array([0.5]), 1)
+    del meta["reading"]
+    save_model(tmp_path / "model.pth", network, meta)
+    predictor = Predictor.load(tmp_path / "model.pth")
+    assert predictor.reading == Reading()
+    capsys.readouterr()
+    predictor.predict([tmp_path / "images" / "12 bits.png", tmp_path / "images" / "pages.tif"])
+    said = capsys.readouterr().out
+    assert "value_range 0 to 65535: of 1 uint16 image, 1 keep fewer than half of their grey levels" in said
+    assert said.count("of several pages, the largest is read") == 1
+
+
+# ---- what of a folder is a picture
+
+
+def test_what_is_no_picture_in_a_folder_is_passed_over(tmp_path):
+    whole = png(np.zeros((2, 2, 3), np.uint8))
+    pictures = ["a.png", "broken.jpg", "deep/B.TIF", "no suffix", "photo.dat"]
+    others = [".DS_Store", "._a.png", "Thumbs.db", "a.xmp", "table.csv", "deep/.hidden.png", "notes.txt", "empty", "d.eps"]
+    hidden = [".ipynb_checkpoints/a.png", "deep/.git/a.png", ".git/b.png"]
+    for name in [*pictures, *others, *hidden]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = path.suffix == ".png" or (name in pictures and name != "broken.jpg")
+        path.write_bytes(whole if picture else name.encode() * 20)
+    (tmp_path / "empty").write_bytes(b"")
+    found, passed_over = list_images(tmp_path)
+    assert found == sorted(tmp_path / name for name in pictures)
+    folders = [".ipynb_checkpoints", "deep/.git", ".git"]
+    assert passed_over == sorted(tmp_path / name for name in [*others, *folders])
+
+
+# ---- the table in data/README.md
+
+ROWS = {  # first column -> tests of it
+    "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM ...": [
+        test_content_decides_and_not_the_suffix,
+        test_avif_is_read,
+    ],
+    "HEIC": [test_heic_is_read, test_heic_is_named_where_its_package_is_not_there],
+    "turned by EXIF": [test_exif_orientation_is_applied],
+    "grey, palette, 1 bit, CMYK, LAB": [test_palette_becomes_colour, test_cmyk_jpeg_becomes_colour, test_lab_becomes_colour],
+    "transparent": [test_alpha_is_composed_on_white],
+    "with a colour profile": [test_colours_of_another_profile_become_those_of_srgb, test_cmyk_is_read_by_its_profile],
+    "deeper than 8 bits": [test_every_door_gives_the_same_pixels_for_every_kind_of_file],  # and test_levels.py
+    "more channels": [test_fourth_channel_without_a_meaning_is_refused_or_left_out_and_never_composed],
+    "several pages or frames": [test_largest_page_of_a_tiff_is_read, test_first_frame_of_an_animation_is_taken],
+    "damaged": [test_truncated_file_is_refused, test_png_is_read_whatever_its_text_and_profiles],
+    "very large": [test_limit_of_the_size_is_a_setting_and_is_named],
+    "no picture": [test_file_that_is_no_image_is_refused, test_what_is_no_picture_in_a_folder_is_passed_over],
+}
+
+
+def test_table_of_image_files_has_a_test_for_each_row():
+    page = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
+    table = page.partition("| image files | are read |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()] == list(ROWS)
 
 
 # ---- real photos

@@ -8,6 +8,7 @@ import pandas as pd
 from torch import nn
 
 import mlkit
+from mlkit.data.reading import Reading
 from mlkit.errors import ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.experiments.ensemble.votes import Votes
@@ -97,6 +98,7 @@ class _Member:
         """What must be the same for all members."""
         values = {name: self.meta[name] for name in ("attributes", "image_size", "mean", "std")}
         # an image is known by its name within its folder; a raw logit and a log-odds have no meaningful mean
+        values |= {"reading": Reading.of(self.meta.get("reading", {}))}
         return values | {"images": shown(self.parameters["images"]), "calibrate": self.parameters.get("calibrate", True)}
 
 
