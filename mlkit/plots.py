@@ -34,7 +34,9 @@ _ROOMY = 12  # rows that stand apart; more stand closer
 _NAME = 28  # columns of a name beside a row
 _CAPTION_LINES = 5
 _SHOWN_DPI, _SHOWN_COLOURS = 80, 96  # of a figure in a notebook
-plt.rcParams["text.parse_math"] = False  # names are data: "$5 to $10" is no formula
+# names are data: "$5 to $10" is no formula, neither in figures nor in a notebook's tables
+plt.rcParams["text.parse_math"] = False
+pd.set_option("display.html.use_mathjax", False)
 _looked_for: set[str] = set()  # characters that a font was sought for
 
 
@@ -136,7 +138,7 @@ def use_fonts(texts: Iterable[object]) -> None:
     if wanted:
         script = {unicodedata.name(character, "?").split()[0] for character in wanted}
         package = "fonts-noto-cjk" if script <= {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"} else "fonts-noto"
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # matplotlib's, one for each character
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing|Matplotlib .* support")  # a warning for each character
         warnings.warn(
             f"no font of this machine has {' '.join(sorted(wanted)[:10])}: figures show boxes in their place. Install one "
             f"that has them (Debian, Ubuntu: apt install {package}) and start again",
@@ -146,7 +148,8 @@ def use_fonts(texts: Iterable[object]) -> None:
 
 def _characters(path: str) -> set[str]:
     try:
-        return set(map(chr, FT2Font(path).get_charmap()))
+        font = FT2Font(path)
+        return set(map(chr, font.get_charmap())) if font.scalable else set()  # not of pictures, as some of emoji are
     except (OSError, RuntimeError):  # not there any more, or a kind of font that FreeType does not read
         return set()
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mlkit.data.source import DATA
 from mlkit.experiments.comparison.overview import key, shorten, written
-from mlkit.plots import NO, UNKNOWN, YES, log_axis
+from mlkit.plots import NO, UNKNOWN, YES, log_axis, shortened, use_fonts
 
 _NAMED, _ALL_NAMED = 6, 7  # runs with a colour and a name among many; up to so many have all one
 _ROWS = 25  # of a ranking, at most
@@ -33,9 +33,11 @@ def losses(histories: Mapping[str, pd.DataFrame], epochs: Mapping[str, pd.DataFr
         epochs: title -> epochs.csv, of the same runs.
         note: below the title of the training losses.
     """
+    use_fonts(histories)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     by_iteration = len({int((history.epoch == history.epoch.iloc[0]).sum()) for history in histories.values()}) <= 1
     named = len(histories) if len(histories) <= _ALL_NAMED else _NAMED
+    handles: list[Line2D] = []  # matplotlib itself leaves a name out of a legend that begins with an underscore
     for number, (title, history) in reversed(list(enumerate(histories.items()))):  # the best on top
         style, table = _line_style(number, named), epochs[title]
         if by_iteration:
@@ -48,14 +50,14 @@ def losses(histories: Mapping[str, pd.DataFrame], epochs: Mapping[str, pd.DataFr
             best = int(table.mAP.fillna(-1).to_numpy().argmax())
             point = table.epoch.iloc[best], table.mAP.iloc[best]
             marker = {"marker": _MARKERS[number], "markersize": 7, "color": style["color"], "zorder": 4}
-            right.plot(*point, linewidth=1.6, label=shorten(title, 40), **marker)
+            handles += right.plot(*point, linewidth=1.6, label=title, **marker)
     left.set(title=f"Training loss\n{note}".strip(), xlabel="iteration" if by_iteration else "epoch", ylabel="training loss")
     right.set(title="Validation mAP (large: the best epoch)", xlabel="epoch", ylabel="mAP on the validation images")
     left.set_ylim(bottom=0)
     for ax in (left, right):
         ax.grid(alpha=0.3)
     right.xaxis.get_major_locator().set_params(integer=True)
-    handles, names = right.get_legend_handles_labels()
+    names = shortened(list(histories)[:named], 40)[::-1]
     if len(histories) > named:
         handles.insert(0, Line2D([], [], color=_GREY))
         names.insert(0, f"{len(histories) - named} more")
@@ -77,6 +79,7 @@ def ranking(table: pd.DataFrame, level: float = 0.95) -> Figure:
         level: of the intervals.
     """
     top = table.head(_ROWS)
+    use_fonts(top.index)
     height = max(0.3 * len(top) + 1.9, 3.0)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, height), sharey=True, layout="constrained")
     position = np.arange(len(top))
@@ -92,7 +95,7 @@ def ranking(table: pd.DataFrame, level: float = 0.95) -> Figure:
         mew=1.5,
         label="validation images, which choose",
     )
-    left.set_yticks(position, [shorten(str(title), 28) for title in top.index])
+    left.set_yticks(position, shortened(top.index))
     left.set_ylim(len(top) - 0.4, -0.6)
     left.set(title=f"mAP\n({level:.0%} interval of each)", xlabel="mAP", ylabel="run, by validation mAP")
     errors = np.abs(np.stack([top.difference - top.difference_low, top.difference_high - top.difference]))
@@ -126,6 +129,7 @@ def parameters(varying: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Fi
     names = [name for name in keys.columns if name not in ("data", "members")]
     if not names:
         raise ValueError("the runs differ in no parameter, and there is nothing to draw")
+    use_fonts(varying[names].map(written).to_numpy().ravel())
     rows = -(-len(names) // across)
     across = -(-len(names) // rows)
     figure, axes = plt.subplots(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mlkit.plots import NO, YES, log_axis
+from mlkit.plots import NO, YES, log_axis, shortened, use_fonts
 
 _COLUMNS = 3  # of panels
 
@@ -55,6 +55,7 @@ def slices(table: pd.DataFrame, names: Sequence[str], logarithmic: Sequence[str]
         logarithmic: those with a logarithmic axis.
     """
     shown = table[table.state.isin(["complete", "pruned"])]
+    use_fonts(shown[list(names)].to_numpy(object).ravel())
     rows = -(-len(names) // _COLUMNS)
     columns = min(_COLUMNS, len(names))
     figure, axes = plt.subplots(
@@ -65,7 +66,8 @@ def slices(table: pd.DataFrame, names: Sequence[str], logarithmic: Sequence[str]
     for ax, name in zip(axes.flat, names, strict=False):
         values = shown[name]
         if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
-            values = values.astype(str)
+            texts = values.astype(str).unique()
+            values = values.astype(str).map(dict(zip(texts, shortened(texts), strict=True)))
             ax.margins(x=0.3)  # else the names of the outer choices run into the next panel
         for state, face in (("complete", None), ("pruned", "none")):
             chosen = shown.state == state
