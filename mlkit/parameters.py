@@ -235,19 +235,15 @@ def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
                 return int(value if digits else number)  # a float does not hold every digit of a long number
         except (TypeError, ValueError, OverflowError):
             pass
-    elif wanted is list:
-        if isinstance(value, str):  # "[a, b]"
-            try:
+    elif wanted in (list, dict):
+        if isinstance(value, str):  # "[a, b]", "{epochs: 3}"
+            with suppress(yaml.YAMLError):
                 value = yaml.safe_load(value)
-            except yaml.YAMLError:
-                value = None
-        if isinstance(value, list):
+        if isinstance(value, wanted):
             examples = default if isinstance(default, list) else [0.0]
-            return [_converted(name, item, examples[0], type(examples[0])) for item in value] if examples else value
-    elif wanted is dict and isinstance(value, str):  # "{epochs: 3}"
-        with suppress(yaml.YAMLError):
-            if isinstance(content := yaml.safe_load(value), dict):
-                return content
+            if wanted is dict or not examples:
+                return value
+            return [_converted(name, item, examples[0], type(examples[0])) for item in value]
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
     kind = _KINDS.get(wanted, f"a {wanted.__name__}")

@@ -192,7 +192,7 @@ def tiny_chain(tmp_path, monkeypatch):
 def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, source, reason, capsys):
     tiny_chain(3, source)
     for number in "12":
-        run_notebooks({}, SETTINGS, name="x", only=number)
+        run_notebooks({}, SETTINGS, name="x", asked=select(only=number))
     with pytest.raises(NotebookError) as caught:
         run_notebooks({}, SETTINGS, name="x", timeout=3 if "sleep" in source else None)
     lines = str(caught.value).splitlines()
@@ -248,21 +248,21 @@ def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(tiny_chain, 
 def test_a_finished_training_is_replaced_by_overwrite_alone(executed):
     run = run_notebooks({"epochs": 6}, SETTINGS, name="a")
     made = run.id
-    for given, part in (
-        ({"epochs": 1}, {"only": "02"}),
-        ({}, {"start": "02"}),
-        ({"epochs": 6}, {"start": "1"}),
-        ({"epochs": 1}, {}),
+    for given, asked in (
+        ({"epochs": 1}, select(only="02")),
+        ({}, select(start="02")),
+        ({"epochs": 6}, select(start="1")),
+        ({"epochs": 1}, ()),
     ):
         with pytest.raises(RunError, match=r"a holds .*--overwrite"):
-            run_notebooks(given, SETTINGS, name="a", **part)
+            run_notebooks(given, SETTINGS, name="a", asked=asked)
     with pytest.raises(RunError, match="a holds a run with other epochs, which decide its training"):
-        run_notebooks({"epochs": 1}, SETTINGS, name="a", only="05")
+        run_notebooks({"epochs": 1}, SETTINGS, name="a", asked=select(only="05"))
     with pytest.raises(ParameterError, match="--overwrite replaces a training, and 05_evaluate train nothing"):
-        run_notebooks({}, SETTINGS, name="a", only="05", overwrite=True)
+        run_notebooks({}, SETTINGS, name="a", asked=select(only="05"), overwrite=True)
     assert run.id == made
     assert executed == [1, 2, 3, 4, 5]
-    run_notebooks({"epochs": 1}, SETTINGS, name="a", start="02", overwrite=True)
+    run_notebooks({"epochs": 1}, SETTINGS, name="a", asked=select(start="02"), overwrite=True)
     assert run.id != made
     assert run.config()["parameters"]["epochs"] == 1
 
@@ -272,9 +272,9 @@ def test_part_of_the_chain_without_a_name_leaves_a_training_of_that_name_alone(e
     with trained.claimed():
         trained.write_json("metrics.json", {})
     made = trained.id
-    assert run_notebooks({}, SETTINGS, start="02").name == "data-2"
+    assert run_notebooks({}, SETTINGS, asked=select(start="02")).name == "data-2"
     with pytest.raises(RunError, match="data-2 holds this very training, finished; --from 03 goes on from it"):
-        run_notebooks({}, SETTINGS, start="02")
+        run_notebooks({}, SETTINGS, asked=select(start="02"))
     assert trained.id == made
 
 
@@ -291,7 +291,7 @@ def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed
     assert given["smoothing"] == 0.5
     assert "gone since" not in given
     assert given["epochs"] == earlier_parameters("a", SETTINGS)["epochs"] == 9
-    run_notebooks(given, SETTINGS, name="a", start="03")
+    run_notebooks(given, SETTINGS, name="a", asked=select(start="03"))
     assert executed == [1, 2, 3, 4, 5, 3, 4, 5]
     (run / f"{CHAIN[3]}.ipynb").unlink()
     run_notebooks({}, SETTINGS, name="b")
@@ -361,7 +361,7 @@ def test_kernel_is_that_of_the_current_python_whatever_else_is_installed(tiny_ch
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text("{")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     tiny_chain(1, "import sys; print(sys.executable)")
-    run = run_notebooks({}, SETTINGS, only="1")
+    run = run_notebooks({}, SETTINGS, asked=select(only="1"))
     output = nbformat.read(run / f"{CHAIN[0]}.ipynb", as_version=4).cells[-1].outputs[0].text
     assert output.strip() == sys.executable
 

@@ -37,14 +37,12 @@ def run(options: argparse.Namespace) -> int:
         if of and not set(of) & set(chosen):
             raise ParameterError(f"{name} is of {', '.join(of)}, which is not executed now; leave it out")
     # a part of an earlier run starts from what that run was given, so that it need not be said again
-    part = options.only or options.start
-    given = given_parameters(options, notebooks.earlier_parameters(options.name, settings, chosen) if part else {})
+    asked = chosen if options.only or options.start else []
+    given = given_parameters(options, notebooks.earlier_parameters(options.name, settings, asked) if asked else {})
     data = {**known[notebooks.TRAINING], **given}
     DataSource(data["images"], data["labels"]).prepare()  # so that the first call and the second see the same files
     try:
-        result = notebooks.run_notebooks(
-            given, settings, options.name, options.only, options.start, options.overwrite, options.timeout
-        )
+        result = notebooks.run_notebooks(given, settings, options.name, asked, options.overwrite, options.timeout)
     except notebooks.NotebookError as error:
         how = _resume(error, "--only" if options.only else "--from")
         again = command_line(["mlkit", "run", "--name", error.run.name, *how])

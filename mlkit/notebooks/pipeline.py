@@ -7,7 +7,7 @@ from typing import Any
 
 from mlkit.errors import ParameterError
 from mlkit.files import resolve
-from mlkit.notebooks.chain import CHAIN, OWN, TRAINING, select
+from mlkit.notebooks.chain import CHAIN, OWN, TRAINING
 from mlkit.notebooks.digest import data_state, digest_of
 from mlkit.notebooks.execution import NotebookError, execute
 from mlkit.notebooks.manifest import Manifest, Wanted
@@ -40,8 +40,7 @@ def run_notebooks(
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
     name: str = "",
-    only: str = "",
-    start: str = "",
+    asked: Sequence[str] = (),
     overwrite: bool = False,
     timeout: int | None = None,
 ) -> Run:
@@ -52,7 +51,8 @@ def run_notebooks(
             the settings, on top of their recipe.
         settings: all that a training has, see `check_parameters`.
         name: run folder; empty takes one after the data, and another number where that one holds something else.
-        only, start: run one notebook, or from one on, again, even where nothing changed.
+        asked: notebooks to execute again, even where nothing changed, see `select`; without any, those of the chain that
+            were not made from this already.
         overwrite: train again, and replace the run that is in the folder.
         timeout: seconds that one cell may take.
 
@@ -66,7 +66,7 @@ def run_notebooks(
         key: default for parameters in known.values() for key, default in parameters.items() if key not in (*OWN, "settings")
     }
     given = check_parameters(given, {**settings, **own})
-    chosen, asked = select(only, start), bool(only or start)
+    chosen = asked or CHAIN
     if overwrite and TRAINING not in chosen:
         raise ParameterError(f"--overwrite replaces a training, and {', '.join(chosen)} train nothing; leave it out")
     taken = {notebook: _taken(given, known[notebook], settings) for notebook in CHAIN}
@@ -75,7 +75,7 @@ def run_notebooks(
     data = data_state(resolve(images), resolve(labels))
     digests = {notebook: digest_of(notebook, values[notebook], data) for notebook in CHAIN}
     settings = {key: given[key] for key in settings if key in given}
-    wanted = Wanted(digests[TRAINING], settings, trains=TRAINING in chosen, asked=asked, overwrite=overwrite)
+    wanted = Wanted(digests[TRAINING], settings, trains=TRAINING in chosen, asked=bool(asked), overwrite=overwrite)
     run = wanted.folder(name, Path(labels).parent.name or "run")
     with run.claimed():
         manifest, before = Manifest(run), run.id
