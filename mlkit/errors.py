@@ -38,6 +38,10 @@ class WriteError(MlkitError):
     """A file or folder cannot be written; the text names it, the reason, and the mend."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM); the command line exits with 143."""
+
+
 class ParameterError(MlkitError):
     """A parameter is unknown or of the wrong type; the text names the nearest known one."""
 

@@ -83,7 +83,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         name.touch(exist_ok=False)  # not by mkstemp, whose files are private: a result is as readable as any other file
         temporary = name
         yield temporary
+        _to_disk(temporary)
         move(temporary, path)
+        _to_disk(path.parent)
     except BrokenPipeError:  # of the terminal, not of the file
         raise
     except OSError as error:
@@ -91,6 +93,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast a power cut."""
+    if path.is_dir() and os.name != "posix":  # Windows opens no folder
+        return
+    with suppress(FileNotFoundError):  # what a writer moved away itself
+        handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def move(source: Path, target: Path) -> None:

@@ -7,12 +7,14 @@ import argparse
 import io
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 
 import mlkit
 from mlkit.cli import bench, ensemble, labels, predict, run, runs, study, tensorboard, train, tune
-from mlkit.errors import MlkitError, WriteError
+from mlkit.errors import MlkitError, Terminated, WriteError
 from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     try:
         code: int = options.command(options)
         sys.stdout.flush()  # here, where it can be said that this fails
@@ -45,9 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     except MlkitError as error:
         print(f"mlkit: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+def _end(number: int, _: object) -> None:
+    """Let the first request to end be answered as Ctrl-C is; the second ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def _line(error: WriteError | OSError) -> str:

@@ -57,7 +57,7 @@ def tune(options: argparse.Namespace) -> int:
     from mlkit.experiments.search.worker import check_workers, run_workers, work
 
     # a closed terminal ends the workers as Ctrl-C does, and they give back their trials; SIGBREAK is Windows'
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+    for name in ("SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     if options.storage:

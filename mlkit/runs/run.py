@@ -180,7 +180,7 @@ class Run(Folder):
 
         The checkpoint goes first and config.json last: when interrupted, nothing old is taken up by the next training.
         """
-        order = ["last.pt", "metrics.json", ..., "config.json"]
+        order = ["previous.pt", "last.pt", "metrics.json", ..., "config.json"]
         for file in sorted(self.written(), key=lambda file: order.index(file.name if file.name in order else ...)):
             file.unlink()
         (self / RECORD).unlink(missing_ok=True)  # what gets one of these names from now on is not mlkit's

@@ -15,6 +15,7 @@ FILES: dict[str, tuple[str, str]] = {
         "each attribute after every epoch, and its seconds",
     ),
     "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
+    "previous.pt": ("the training", "only while it is unfinished: the checkpoint before `last.pt`, should that be damaged"),
     "model.pth": (
         "the training",
         "the best epoch's network with its attributes, image size, normalisation, calibration and thresholds",

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import gc
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
-from mlkit.errors import MlkitError
+from mlkit.errors import MlkitError, RunError, WeightsError
 from mlkit.evaluation.metrics import evaluate, macro
+from mlkit.files import move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
 from mlkit.models.networks import load_model, load_torch, save_model, save_torch
@@ -24,10 +27,15 @@ from mlkit.progress import bar, say
 from mlkit.runs import Run, Stopped
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
+from mlkit.training.interruption import Interruption
 from mlkit.training.objective import choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
 from mlkit.training.step import TrainingStep
 
+_DIVERGED = (
+    "the training has diverged: lower learning_rate, set clip_norm to 1, or take precision fp32; the last good "
+    "checkpoint is kept"
+)
 Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
 
 
@@ -91,7 +99,7 @@ class Training:
         state: what is done so far.
     """
 
-    checkpoint_seconds = 20.0  # an interruption loses at most this much and one epoch
+    checkpoint_seconds = 60.0  # a process that is killed loses at most this much
 
     def __init__(self, dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device) -> None:
         self.dataset, self.config, self.run = dataset, config, run
@@ -110,9 +118,11 @@ class Training:
         """All epochs that are left, and what ends a training; arguments and result as of `train`."""
         self.resume()
         stopped, images = None, len(self._training)
-        total, done = self.config.epochs * images, self.state.epoch * images
+        total = self.config.epochs * images
+        done = self.state.epoch * images + self._within * self.step.batch_size
         self._saved = time.monotonic()
-        with bar(total=total, initial=done, desc="training", unit="image") as progress:
+        with bar(total=total, initial=done, desc="training", unit="image") as progress, Interruption() as interruption:
+            self._interruption = interruption
             for epoch in range(self.state.epoch + 1, self.config.epochs + 1):
                 if self.config.patience and epoch - 1 - self.state.best_epoch >= self.config.patience:
                     stopped = Stopped("patience", epoch - 1)
@@ -125,32 +135,27 @@ class Training:
                 if watcher and watcher(self.state.epochs) and epoch < self.config.epochs:
                     stopped = Stopped("pruned", epoch)
                     break
-                if time.monotonic() - self._saved > self.checkpoint_seconds:
-                    self.checkpoint()
+                self._save_in_time()
         return self.finish(stopped)
 
     def epoch(self, epoch: int, progress: Any) -> None:
-        """Learn once from every training image."""
+        """Learn once from every training image, or from those that are left of an epoch that was interrupted."""
         self.step.start_epoch(epoch)
-        losses, sizes, rates, watch = [], [], [], Stopwatch(self.step.device.device)
-        watch.mark()
-        first = (epoch - 1) * self._iterations
+        start = (epoch - 1) * self._iterations
         order = batches(self._training, self.step.batch_size, self.config.seed, epoch, self.step.image_weights)
-        for iteration, (where, inputs, targets) in enumerate(self.step.feed.batches(order), first):
-            rates.append(learning_rate(self.config, iteration, self._iterations))
-            losses.append(self.step(where, inputs, targets, iteration, rates[-1]))  # fetched once an epoch: no waiting
-            sizes.append(len(where))
-            watch.mark()
+        rest = itertools.islice(order, self.state.iteration - start, None)
+        stretch = _Stretch(self, epoch)
+        for iteration, (where, inputs, targets) in enumerate(self.step.feed.batches(rest), self.state.iteration):
+            rate = learning_rate(self.config, iteration, self._iterations)
+            loss = self.step(where, inputs, targets, iteration, rate)  # on a GPU, fetched at the end: no waiting
+            stretch.add(where, loss, rate)
             if progress.update(len(where)):  # true only when the bar is drawn
-                progress.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
-        history = {
-            "iteration": np.arange(1, len(losses) + 1) + first,
-            "epoch": epoch,
-            "loss": torch.stack(losses).cpu().numpy(),
-            "lr": rates,
-            "img_per_s": np.round(sizes / np.maximum(watch.seconds(), 1e-9), 1),
-        }
-        self.state.history.append(pd.DataFrame(history))
+                progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            if self._is_due and iteration + 1 < start + self._iterations:
+                stretch.end()
+                self._save_in_time()
+                stretch = _Stretch(self, epoch)
+        stretch.end()
         self.state.epoch = epoch
 
     def validate(self) -> dict[str, Any]:
@@ -159,19 +164,17 @@ class Training:
         Raises:
             MlkitError: if the training has diverged.
         """
-        epoch, history = self.state.epoch, self.state.history[-1]
+        epoch, history = self.state.epoch, pd.concat(self.state.history)
+        losses = history.loss[history.epoch == epoch]
         logits, targets = self.step.evaluate(self._validation), self.dataset.targets[self._validation]
         if not torch.isfinite(logits).all():
-            raise MlkitError(
-                f"after epoch {epoch} the network's outputs are not finite: the training has diverged; lower learning_rate, "
-                'set clip_norm to 1, or take precision "fp32"'
-            )
+            raise MlkitError(f"after epoch {epoch} the network's outputs are not finite; {_DIVERGED}")
         table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), self.dataset.attributes, self.prevalence)
         mean = macro(table)
         figures = {
             "epoch": epoch,
             "iteration": int(history.iteration.iloc[-1]),
-            "training_loss": float(history.loss.mean()),
+            "training_loss": float(losses.mean()),
             # plain, whatever the loss and its weights, so that it is the same for all runs
             "validation_loss": masked_bce(logits, targets).item(),
             "mAP": mean.AP,
@@ -186,39 +189,92 @@ class Training:
         return figures
 
     def checkpoint(self) -> None:
-        """Write what `resume` needs beside the tables."""
+        """Write what `resume` needs: the tables, then the weights and what the optimizer knows; the one before stays.
+
+        Raises:
+            MlkitError: if the weights are not finite; the last good checkpoint stays.
+        """
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.step.network.state_dict().values()):
+            raise MlkitError(f"after iteration {self.state.iteration} the network's weights are not finite; {_DIVERGED}")
         average = self.step.average
         content = {
             "model": self.step.network.state_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "average": None if average is None else {"values": average.values, "updates": average.updates},
             "epoch": self.state.epoch,
+            "iteration": self.state.iteration,
             "best_epoch": self.state.best_epoch,
         }
-        save_torch(self.run.new("last.pt"), content)
+        self.run.write_table("history.csv", pd.concat(self.state.history))
+        save_torch(self.run.new("next.pt"), content)
+        last = self.run.new("last.pt")
+        if last.exists():
+            move(last, self.run.new("previous.pt"))
+        move(self.run / "next.pt", last)
         self._saved = time.monotonic()
 
     def resume(self) -> None:
-        """Go back to the run's last checkpoint, if there is one."""
-        if not (self.run / "last.pt").exists():
+        """Go back to the run's last checkpoint, if there is one.
+
+        Raises:
+            RunError: if no checkpoint can be read.
+        """
+        content = self._last_checkpoint()
+        if content is None:
             return
-        content = load_torch(self.run / "last.pt")
         self.step.network.load_state_dict(content["model"])
         self.step.optimizer.load_state_dict(content["optimizer"])
         if self.step.average is not None:
             torch._foreach_copy_(self.step.average.values, content["average"]["values"])
             self.step.average.updates = content["average"]["updates"]
-        # The tables may be some epochs ahead of the checkpoint; those epochs are computed again.
-        epoch, history, epochs = content["epoch"], self.run.read_table("history.csv"), self.run.read_table("epochs.csv")
+        # The tables may be ahead of the checkpoint; what they are ahead is computed again.
+        epoch = content["epoch"]
+        iteration = content.get("iteration", epoch * self._iterations)  # mlkit 0.1 saved at the end of an epoch only
+        history = self.run.read_table("history.csv")
+        epochs = self.run.read_table("epochs.csv") if epoch else pd.DataFrame({"epoch": []})
         kept = epochs[epochs.epoch <= epoch].to_dict("records")
         self.state = _State(
             epoch,
+            iteration,
             content["best_epoch"],
             # in float32, as they were: the same bytes are written again
-            [history[history.epoch <= epoch].astype({"loss": np.float32})],
+            [history[history.iteration <= iteration].astype({"loss": np.float32})],
             [{str(name): value for name, value in row.items()} for row in kept],
         )
-        say(f"going on after epoch {epoch} of {self.config.epochs}")
+        more = f" and {self._within} iterations" if self._within else ""
+        say(f"going on after epoch {epoch} of {self.config.epochs}{more}")
+
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        """The newest that can be read; None where there is none."""
+        damaged = []
+        for file in ("last.pt", "previous.pt"):
+            if (self.run / file).exists():
+                try:
+                    content: dict[str, Any] = load_torch(self.run / file)
+                except WeightsError as error:
+                    damaged.append(error)
+                    say(f"warning: {error}; going on from the checkpoint before it, if there is one")
+                else:
+                    return content
+        if damaged:
+            raise RunError(f"{damaged[-1]}, nor is there another checkpoint; begin again with overwrite")
+        return None
+
+    @property
+    def _within(self) -> int:
+        """Iterations done of an epoch that is not finished."""
+        return self.state.iteration - self.state.epoch * self._iterations
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether a checkpoint should be written now."""
+        return bool(self._interruption.signal) or time.monotonic() - self._saved > self.checkpoint_seconds
+
+    def _save_in_time(self) -> None:
+        """Write a checkpoint where one is due; raise what was asked for in the meantime."""
+        if self._is_due:
+            self.checkpoint()
+            self._interruption.check(f"saved after iteration {self.state.iteration}")
 
     def finish(self, stopped: Stopped | None = None) -> pd.DataFrame:
         """Calibrate, evaluate and finish the kept model, see `finish_run`."""
@@ -240,7 +296,8 @@ class Training:
         }
         model = TrainedModel(network, meta, self.prevalence, pos_weight)
         table = finish_run(self.run, model, outputs, self.config.threshold, facts)
-        (self.run / "last.pt").unlink(missing_ok=True)
+        for file in ("previous.pt", "last.pt"):
+            (self.run / file).unlink(missing_ok=True)
         return table
 
     def _indices(self, side: str) -> np.ndarray:
@@ -278,13 +335,55 @@ class Training:
         self.run.write_table("epochs.csv", pd.DataFrame(self.state.epochs))
 
 
+class _Stretch:
+    """Iterations of an epoch whose losses were not fetched yet, which waits for a GPU."""
+
+    def __init__(self, training: Training, epoch: int) -> None:
+        self._training, self._epoch = training, epoch
+        self._watch = Stopwatch(training.step.device.device)
+        self._watch.mark()
+        self._losses: list[Tensor] = []
+        self._batches: list[Tensor] = []
+        self._rates: list[float] = []
+
+    def add(self, where: Tensor, loss: Tensor, rate: float) -> None:
+        """Another iteration: indices of its images, its loss and learning rate."""
+        self._losses.append(loss)
+        self._batches.append(where)
+        self._rates.append(rate)
+        self._watch.mark()
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            self.end()
+
+    def end(self) -> None:
+        """Add them to the history. Raises MlkitError, naming the first, if a loss is not finite."""
+        state, losses = self._training.state, torch.stack(self._losses).cpu().numpy()
+        first, sizes = state.iteration + 1, np.array([len(where) for where in self._batches])
+        if len(bad := np.flatnonzero(~np.isfinite(losses))):
+            images = self._training.dataset.labels.index[self._batches[bad[0]].cpu().numpy()]
+            raise MlkitError(
+                f"iteration {first + bad[0]}: the loss is {losses[bad[0]]} at learning rate {self._rates[bad[0]]:.2g}; "
+                f"{_DIVERGED}. Images of the batch: {', '.join(images[:8])}{' ...' if len(images) > 8 else ''}"
+            )
+        table = {
+            "iteration": np.arange(len(losses)) + first,
+            "epoch": self._epoch,
+            "loss": losses,
+            "lr": self._rates,
+            "img_per_s": np.round(sizes / np.maximum(self._watch.seconds(), 1e-9), 1),
+        }
+        state.history.append(pd.DataFrame(table))
+        state.iteration += len(losses)
+
+
 @dataclass
 class _State:
     """What a training has done so far."""
 
-    epoch: int = 0
+    epoch: int = 0  # finished
+    iteration: int = 0  # done, those of an unfinished epoch too
     best_epoch: int = 0
-    history: list[pd.DataFrame] = field(default_factory=list)  # one table an epoch
+    history: list[pd.DataFrame] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
     def is_best(self, figures: dict[str, Any]) -> bool:

@@ -60,9 +60,8 @@ class TrainingStep:
             self.batch_size = self._largest_batch(dataset, most=max(8, len(training) // 8))
 
     def start_epoch(self, epoch: int) -> None:
-        """Training mode, and the random numbers of the epoch, derived from the seed alone."""
+        """Training mode, and the augmentation of the epoch's images, derived from the seed and its number."""
         self._epoch = epoch
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0]))
         self._draws = self._augmentation.draw(self._images, self.config.seed, epoch).to(self.device.device)
         self._partly_frozen.train()
 
@@ -76,6 +75,7 @@ class TrainingStep:
             step: number of the iteration, from which randomness is derived.
             lr: learning rate.
         """
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0]))  # dropout
         share, partners = 1.0, where
         if self._augmentation.mixup:
             share, partners = self._augmentation.mixture(len(where), self.config.seed, step)
