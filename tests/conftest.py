@@ -87,26 +87,34 @@ def sample(tmp_path_factory):
 
 @pytest.fixture
 def goes_on(monkeypatch):
-    """Checks that a training which is interrupted after its first checkpoint, and begun again, ends as `whole` did.
+    """Checks that a training which is interrupted again and again, and begun again, ends as `whole` did.
 
-    Called with a whole run, and a function that trains the same into another run and returns that.
+    Called with a whole run, and a function that trains the same into another run and returns that. It is interrupted after
+    its first iteration, then after three more, within an epoch or at its end.
     """
     import pandas as pd
+    import torch
 
+    from mlkit.models.networks import load_torch
     from mlkit.training.loop import Training
 
     real = Training.checkpoint
 
-    def interrupted(training):
-        real(training)
-        raise KeyboardInterrupt
-
     def check(whole, start):
-        with monkeypatch.context() as patch:
-            patch.setattr(Training, "checkpoint_seconds", 0.0)
-            patch.setattr(Training, "checkpoint", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                start()
+        for left in (1, 3):
+
+            def interrupted(training):
+                nonlocal left
+                real(training)
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Training, "checkpoint_seconds", -1.0)
+                patch.setattr(Training, "checkpoint", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    start()
         cut = start()
         for file in ("history.csv", "epochs.csv", "predictions.csv"):
             first, second = (  # as text: every digit
@@ -114,6 +122,9 @@ def goes_on(monkeypatch):
                 for run in (cut, whole)
             )
             pd.testing.assert_frame_equal(first, second)
+        weights = [load_torch(run / "model.pth")["state_dict"] for run in (cut, whole)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
     return check
 

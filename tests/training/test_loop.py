@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import weakref
 from dataclasses import asdict, replace
 
@@ -12,14 +13,14 @@ from PIL import Image
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, pos_weight, to_codes
 from mlkit.data.source import DataSource
-from mlkit.errors import LabelError, MlkitError, ParameterError, RunError
+from mlkit.errors import LabelError, MlkitError, ParameterError, RunError, Terminated
 from mlkit.evaluation import calibration
 from mlkit.evaluation.metrics import evaluate
 from mlkit.evaluation.thresholds import choose_thresholds
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import LOSSES, masked_bce
 from mlkit.models.device import choose_device
-from mlkit.models.networks import build_model, load_model, save_model
+from mlkit.models.networks import build_model, load_model, load_torch, save_model
 from mlkit.runs import Run, outputs_root
 from mlkit.training import loop as train_module
 from mlkit.training.config import TrainConfig
@@ -199,17 +200,20 @@ def plain_training(dataset, training, validation, config):
     return losses, evaluate(probabilities, targets.numpy(), dataset.attributes, np.ones(4)).AP
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.1)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.05), ("bf16", 0.1)])
 def test_fast_path_agrees_with_a_plain_loop_in_float32(dataset, sample, precision, tolerance):
-    """Losses within 1 % (float32: another order of sums) and 10 % (bf16); AP within 0.02 (float32), its mean within 0.1.
+    """Losses within 5 % (float32: another order of sums, as many threads bring along) and 10 % (bf16), the first far closer.
 
-    At a low learning rate, since Adam's first steps at a high one make a large difference of a small one.
+    AP within 0.02 (float32), its mean within 0.1. At a low learning rate, since Adam's first steps at a high one, and batch
+    normalisation over the few pixels of small images, make a large difference of a small one.
     """
     config = replace(CONFIG, epochs=2, learning_rate=1e-4, precision=precision)
     run, _ = start("a", config, dataset, sample)
     split = split_dataset(dataset, CONFIG)
     losses, ap = plain_training(dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"), config)
-    np.testing.assert_allclose(run.read_table("history.csv").loss, losses, rtol=tolerance)
+    history = run.read_table("history.csv")
+    np.testing.assert_allclose(history.loss, losses, rtol=tolerance)
+    np.testing.assert_allclose(history.loss[0], losses[0], rtol=tolerance / 3)
     last = run.read_table("epochs.csv").iloc[-1]
     reached = np.array([last[f"AP {name}"] for name in ap.index])
     if precision == "fp32":
@@ -354,9 +358,65 @@ def test_patience_stops_early(dataset, sample):
     assert metrics["stopped"]["reason"] == "patience"
 
 
-def test_diverged_training_says_so_and_what_to_do(dataset, sample):
-    with pytest.raises(MlkitError, match=r"after epoch 1 the network's outputs are not finite.*lower learning_rate"):
-        start("a", replace(CONFIG, learning_rate=1e30), dataset, sample)
+def test_diverged_training_names_where_and_keeps_the_last_good_checkpoint(dataset, sample, monkeypatch):
+    monkeypatch.setattr(train_module.Training, "checkpoint_seconds", -1.0)
+    real = train_module.learning_rate
+
+    def rate(config, iteration, iterations):
+        return real(config, iteration, iterations) if iteration != 1 else 1e30
+
+    monkeypatch.setattr(train_module, "learning_rate", rate)
+    where = r"iteration 3: the loss is .* at learning rate .*Images of the batch: |after iteration 2 the network.s weights"
+    with pytest.raises(MlkitError, match=where) as error:
+        start("a", CONFIG, dataset, sample)
+    assert "lower learning_rate" in str(error.value)
+    assert load_torch(Run.open("a") / "last.pt")["iteration"] in (1, 2)
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(dataset, sample, monkeypatch, capsys):
+    config = replace(CONFIG, epochs=1)
+    whole, _ = start("whole", config, dataset, sample)
+    real, left = train_module.Training.checkpoint, 2
+
+    def interrupted(training):
+        nonlocal left
+        real(training)
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.Training, "checkpoint_seconds", -1.0)
+        patch.setattr(train_module.Training, "checkpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start("cut", config, dataset, sample)
+    cut = Run.open("cut")
+    (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:1000])
+    start("cut", config, dataset, sample)
+    assert "going on from the checkpoint before it" in capsys.readouterr().out
+    columns = ["iteration", "epoch", "loss", "lr"]
+    pd.testing.assert_frame_equal(cut.read_table("history.csv")[columns], whole.read_table("history.csv")[columns])
+    assert not [file for file in ("last.pt", "previous.pt", "next.pt") if (cut / file).exists()]
+
+
+@pytest.mark.parametrize(("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_signal_saves_before_it_ends_the_training(dataset, sample, monkeypatch, capsys, number, stop):
+    real, calls = train_module.TrainingStep.__call__, []
+
+    def signalled(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return real(*arguments)
+
+    monkeypatch.setattr(train_module.TrainingStep, "__call__", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(stop) as raised:
+        start("a", CONFIG, dataset, sample)
+    assert type(raised.value) is stop
+    assert "interrupted; saved after iteration 2" in capsys.readouterr().out
+    assert load_torch(Run.open("a") / "last.pt")["iteration"] == 2
+    assert signal.getsignal(number) == before
 
 
 def test_watcher_sees_every_epoch_and_stops_a_training_that_still_ends_whole(dataset, sample):
