@@ -43,10 +43,9 @@ class Levels:
         kept = np.count_nonzero(np.bincount(pixels.ravel(), minlength=_SHOWN))
         return cls(kind, float(values.min()), float(values.max()), min(some, _SHOWN), int(kept))
 
-    @property
-    def poor(self) -> bool:
-        """Whether more than half of the levels are gone, or all differences."""
-        return 2 * self.kept < self.levels or self.kept < min(self.levels, 2)
+    def keeps_less(self, part: int) -> bool:
+        """Whether less than one in `part` of the levels is left, or no difference at all."""
+        return part * self.kept < self.levels or self.kept < min(self.levels, 2)
 
     def beyond(self, reading: Reading) -> bool:
         """Whether values lie outside of the range, and were cut off."""
@@ -74,7 +73,7 @@ def check_range(found: Collection[Levels], reading: Reading, where: str) -> None
             range that was found, ready to be a setting.
     """
     for kind, files in [] if reading.bounds else _by_kind(found):
-        beyond, poor = sum(file.beyond(reading) for file in files), sum(file.poor for file in files)
+        beyond, poor = sum(file.beyond(reading) for file in files), sum(file.keeps_less(2) for file in files)
         if not beyond and 2 * poor <= sum(file.levels > 1 for file in files):
             continue
         lowest, highest = low, high = min(file.low for file in files), max(file.high for file in files)
@@ -96,8 +95,8 @@ def range_notes(found: Collection[Levels], reading: Reading) -> list[str]:
         taken = f"value_range {_text(low)} to {_text(high)}"
         if beyond := sum(file.beyond(reading) for file in files):
             notes.append(f"{taken}: of {_counted(files)}, {beyond:,} hold values outside, which are cut off")
-        if poor := sum(file.poor for file in files):
-            notes.append(f"{taken}: of {_counted(files)}, {poor:,} keep fewer than half of their grey levels")
+        if poor := sum(file.keeps_less(4) for file in files):  # a flat picture may well keep half
+            notes.append(f"{taken}: of {_counted(files)}, {poor:,} keep less than a quarter of their grey levels")
     return notes
 
 

@@ -196,7 +196,7 @@ def test_16_bits_that_are_used_stay_and_a_dark_picture_among_them_is_said(datase
     opened = dataset(grid(0, 65535, np.uint16), grid(100, 60000, np.uint16), grid(0, 300, np.uint16), size=64)
     pixels, _ = opened.batch(np.arange(3))
     assert (pixels[1, ..., 0].numpy() == expected(grid(100, 60000, np.uint16), 0, 65535)).all()
-    assert "value_range 0 to 65535: of 3 uint16 images, 1 keep fewer than half of their grey levels" in str(opened)
+    assert "value_range 0 to 65535: of 3 uint16 images, 1 keep less than a quarter of their grey levels" in str(opened)
     assert "value_range" not in str(dataset(grid(0, 65535, np.uint16)))
 
 

@@ -98,7 +98,8 @@ class _Member:
         """What must be the same for all members."""
         values = {name: self.meta[name] for name in ("attributes", "image_size", "mean", "std")}
         # an image is known by its name within its folder; a raw logit and a log-odds have no meaningful mean
-        values |= {"reading": Reading.of(self.meta.get("reading", {}))}
+        reading = Reading.of(self.meta.get("reading", {}))
+        values |= {"value_range": reading.value_range, "extra_channels": reading.extra_channels}
         return values | {"images": shown(self.parameters["images"]), "calibrate": self.parameters.get("calibrate", True)}
 
 
