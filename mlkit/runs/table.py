@@ -30,7 +30,10 @@ FILES: dict[str, tuple[str, str]] = {
         "written last: what the kept model is worth on the test images (on the validation images where there are none); how "
         "long it took, on what, and whether it was stopped early",
     ),
-    "members.csv": ("`mlkit ensemble`", "the mAP of each member and of the ensemble, and the paired difference"),
+    "members.csv": (
+        "`mlkit ensemble`",
+        "the mAP of each member and of the ensemble, over the attributes that all can be judged on, and the paired difference",
+    ),
     "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
     "prediction.csv": ("notebook 04", "what the model says of a single image"),
     "prediction.png": ("notebook 04", "the same beside the image"),

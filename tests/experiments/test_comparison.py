@@ -273,6 +273,23 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason():
         Comparison.of(others[3:])
 
 
+def test_runs_are_ordered_by_the_attributes_that_the_validation_images_of_all_can_judge():
+    make_run("most", skill=2.0, validation=0.5)
+    lucky = make_run("lucky", skill=0.5, validation=0.9)
+    table = lucky.read_table("predictions.csv")
+    table.loc[(table.split == "validation") & (table.attribute != "a"), "target"] = np.nan  # its 0.9 are of "a" alone
+    lucky.write_table("predictions.csv", table)
+    compared = Comparison.of([lucky, Run.open("most")])
+    assert list(compared.predicted) == ["most", "lucky"]
+    found = compared.table()
+    assert (found.validation_over.unique(), found.over.unique(), found.attributes.unique()) == ([1], [3], [3])
+    for run in ("lucky", "most"):
+        cells = Run.open(run).read_table("predictions.csv").query("split == 'validation' and attribute == 'a'").dropna()
+        assert found.validation_mAP[run] == pytest.approx(average_precision_score(cells.target, cells.probability))
+    assert "over 1 of 3 attributes): most" in answer(found, effects(compared))
+    assert overview([lucky]).validation_mAP["lucky"] == 0.9, "its own figure stands where it is not compared"
+
+
 def test_run_without_another_is_ranked_alone():
     compared = Comparison.of([make_run("alone")])
     assert "No other run can be compared" in answer(compared.table(), effects(compared))
@@ -421,7 +438,7 @@ def test_answer_names_best_second_cause_and_the_cheapest_that_will_do():
     ]
     compared = Comparison.of(runs)
     text = answer(compared.table(), effects(compared))
-    assert text.startswith(f"Best by validation mAP (0.900): best, with mAP {mean_ap(runs[0]):.3f} [")
+    assert text.startswith(f"Best by validation mAP (0.900 over 3 of 3 attributes): best, with mAP {mean_ap(runs[0]):.3f} [")
     assert "Second: same, " in text
     assert "against the best: no clear difference" in text
     assert "of 2 clean comparisons: loss from masked_bce to asl, -0." in text

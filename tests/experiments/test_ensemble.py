@@ -251,6 +251,21 @@ def test_all_vote_where_enough_images_are_new_to_all():
     assert text in str(few)
 
 
+def test_members_are_compared_on_the_attributes_that_the_images_of_all_can_judge():
+    full, part = made_up("a", range(60)), made_up("b", range(60, 90), seed=1)
+    table = part.read_table("predictions.csv")
+    table.loc[table.attribute == "y", "target"] = 0  # "y" has no yes among its images
+    part.write_table("predictions.csv", table)
+    votes = read(full, part)
+    table = votes.beside()
+    assert (table["over"] == 1).all()
+    assert (table.attributes == 2).all()
+    own = votes.evaluating[0]
+    known = votes.targets[own, 0] >= 0
+    expected = average_precision_score(votes.targets[own, 0][known], votes.logits[0, own, 0][known])
+    assert table.mAP["a"] == pytest.approx(expected)
+
+
 def test_few_images_do_where_there_are_no_more():
     votes = read(made_up("a", range(7)), made_up("b", range(7), seed=1))
     assert votes.evaluating[:, 1:].all()

@@ -13,9 +13,10 @@ def answer(table: pd.DataFrame, moved: pd.DataFrame) -> str:
         moved: of `effects.effects`.
     """
     best = table.iloc[0]
+    every = f"of {best.attributes} attributes"
     lines = [
-        f"Best by validation mAP ({best.validation_mAP:.3f}): {best.name}, "
-        f"with mAP {best.mAP:.3f} [{best.low:.3f}, {best.high:.3f}] on the images that judge."
+        f"Best by validation mAP ({best.validation_mAP:.3f} over {best.validation_over} {every}): {best.name}, with mAP "
+        f"{best.mAP:.3f} [{best.low:.3f}, {best.high:.3f}] over {best.over} {every} on the images that judge."
     ]
     if len(table) == 1:
         return "\n".join([*lines, "No other run can be compared with it."])

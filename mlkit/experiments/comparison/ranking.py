@@ -46,7 +46,8 @@ class Comparison:
 
     Attributes:
         predicted: title of the run -> its predictions for these images.
-        overview: of these runs, see `overview.overview`.
+        overview: of these runs, see `overview.overview`; but validation_mAP is over the attributes that the validation
+            images of all can judge (validation_over: how many), and over says how many the mAP of this comparison is over.
         varying: what they were made from as far as they differ, see `overview.varying`.
         left_out: title -> why the run is not compared.
         remarks: sentences on what makes the comparison less than plain.
@@ -84,9 +85,11 @@ class Comparison:
             left_out[title] = f"a search gave it up ({table.state[title]}), and its figures are of half a training"
         if not predicted:
             raise RunError(f"no run can be judged: {'; '.join(left_out.values()) or 'none was given'}")
+        validated = {title: Predictions.read(one.run, "validation") for title, one in predicted.items()}
+        over = _validate_alike(validated, table)
         order = list(table.validation_mAP[list(predicted)].sort_values(ascending=False, kind="stable").index)
         best = predicted[order[0]]
-        aligned, notes, validated = {order[0]: best}, {}, _validated(best)
+        aligned, notes = {order[0]: best}, {}
         for title in order[1:]:
             try:
                 one, two = align(best, predicted[title])
@@ -95,7 +98,7 @@ class Comparison:
                 continue
             aligned[title] = two
             notes[title] = remarks(one, two)
-            if _validated(two) != validated:
+            if set(validated[title].images) != set(validated[order[0]].images):
                 notes[title].append(f"{two.run} and {best.run} differ in their validation images: their mAP on these, too.")
         images = _common(aligned, best, left_out)
         aligned = {title: one.only(images) for title, one in aligned.items() if title not in left_out}
@@ -105,7 +108,7 @@ class Comparison:
         mean_ap = np.array([one.value[AP, -1] for one in every])
         return cls(
             predicted=aligned,
-            overview=table.loc[list(aligned)],
+            overview=table.loc[list(aligned)].assign(over=both_classes(targets), validation_over=over),
             varying=varying({title: one.run.config() for title, one in aligned.items()}),
             left_out=left_out,
             remarks=list(dict.fromkeys(note for title in list(aligned)[1:] for note in notes[title])),
@@ -165,7 +168,7 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """The overview with the ranking's figures on the common images in place of each run's own."""
-        own = self.overview.drop(columns=["mAP", "over", "attributes", "validation_mAP", "judged_on"])
+        own = self.overview.drop(columns=["mAP", "validation_mAP", "judged_on"])
         return self.ranking().join(own)
 
 
@@ -178,6 +181,24 @@ def _read(runs: Sequence[Run]) -> tuple[dict[str, Predictions], dict[str, str]]:
         except RunError as error:
             left_out[run.title] = str(error)
     return predicted, left_out
+
+
+def _validate_alike(validated: Mapping[str, Predictions], table: pd.DataFrame) -> int:
+    """Over how many attributes the validation mAP of all is; where runs differ in these, a common one replaces their own.
+
+    Runs with other attributes than the best keep their own.
+
+    Args:
+        validated: predictions for each run's validation images.
+        table: of `overview`, whose validation_mAP is replaced.
+    """
+    first = max(validated, key=lambda title: np.nan_to_num(table.validation_mAP[title], nan=-1.0))
+    same = [title for title, one in validated.items() if set(one.attributes) == set(validated[first].attributes)]
+    ap = pd.DataFrame({title: validated[title].evaluate().AP for title in same})
+    judged = ap.notna()
+    if (common := judged.all(axis=1)).any() and judged.ne(judged[first], axis=0).to_numpy().any():
+        table.loc[same, "validation_mAP"] = ap[common].mean()
+    return int(common.sum())
 
 
 def _common(aligned: Mapping[str, Predictions], best: Predictions, left_out: dict[str, str]) -> list[str]:
@@ -198,7 +219,3 @@ def _share(first: Predictions, second: Predictions) -> float:
     """Share of the first's images that judge the second, too; 0 if the attributes are others."""
     same = set(first.attributes) == set(second.attributes)
     return len(set(first.images) & set(second.images)) / len(first.images) if same else 0.0
-
-
-def _validated(predicted: Predictions) -> set[str]:
-    return set(Predictions.read(predicted.run, "validation").images)

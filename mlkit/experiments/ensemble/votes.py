@@ -100,24 +100,29 @@ class Votes:
         """Each run beside the mean of all that have a say, on the images on which it has one.
 
         Returns:
-            Index run, `MEAN` and `WHOLE` being the last two; columns images, mAP, and difference: the mAP of the mean less
-            that of the run on the same images, with its paired 95 % interval low to high; empty where no other has a say.
+            Index run, `MEAN` and `WHOLE` being the last two; columns images, mAP, over: of how many of all attributes, those
+            that the images of every run can judge, and difference: the mAP of the mean less that of the run on the same
+            images, with its paired 95 % interval low to high; empty where no other has a say.
         """
-        columns, rows = ["images", "mAP", "difference", "low", "high"], []
+        columns, rows = ["images", "mAP", "over", "attributes", "difference", "low", "high"], []
         every = np.asarray(self.evaluating.any(axis=0))
+        sides = [[(self.targets[own] == value).any(axis=0) for value in (0, 1)] for own in self.evaluating if own.any()]
+        judged = np.all(sides, axis=(0, 1))
+        targets, over = np.where(judged, self.targets, -1), [int(judged.sum()), len(self.attributes)]
         whole = np.zeros(self.targets.shape)
         whole[every] = self.mean(self.evaluating).logits
         for logits, own in zip(self.logits, self.evaluating, strict=True):
             difference = [np.nan] * 3
             if (self.evaluating[:, own].sum(axis=0) > 1).any():
                 pair = sigmoid(whole[own]), sigmoid(logits[own])
-                table = intervals.compare(*pair, self.targets[own], self.attributes)
-                difference = np.asarray(table[columns[2:]].xs(("AP", intervals.MEAN))).tolist()
-            rows.append([own.sum(), self._mean_ap(logits, own), *difference])
-        rows.append([every.sum(), pd.Series([row[1] for row in rows]).mean(), *[np.nan] * 3])
-        rows.append([every.sum(), self._mean_ap(whole, every), *[np.nan] * 3])
+                table = intervals.compare(*pair, targets[own], self.attributes)
+                difference = np.asarray(table[columns[4:]].xs(("AP", intervals.MEAN))).tolist()
+            rows.append([own.sum(), self._mean_ap(logits[own], targets[own]), *over, *difference])
+        rows.append([every.sum(), pd.Series([row[1] for row in rows]).mean(), *over, *[np.nan] * 3])
+        rows.append([every.sum(), self._mean_ap(whole[every], targets[every]), *over, *[np.nan] * 3])
         # by position, for a run may be called as the last two are
-        return pd.DataFrame(rows, pd.Index([*self.runs, MEAN, WHOLE], name="run"), columns).astype({"images": "int64"})
+        whole_numbers = dict.fromkeys(("images", "over", "attributes"), "int64")
+        return pd.DataFrame(rows, pd.Index([*self.runs, MEAN, WHOLE], name="run"), columns).astype(whole_numbers)
 
     def __str__(self) -> str:
         """Who has a say, in words, a sentence or two a line."""
@@ -133,9 +138,9 @@ class Votes:
                 )
         return "\n".join(lines)
 
-    def _mean_ap(self, logits: np.ndarray, rows: np.ndarray) -> float:
+    def _mean_ap(self, logits: np.ndarray, targets: np.ndarray) -> float:
         chance = np.full(len(self.attributes), np.nan)  # of no interest here
-        return float(macro(evaluate(sigmoid(logits[rows]), self.targets[rows], self.attributes, chance))["AP"])
+        return float(macro(evaluate(sigmoid(logits), targets, self.attributes, chance))["AP"])
 
 
 def _voters(said: np.ndarray, targets: np.ndarray) -> np.ndarray:
