@@ -32,7 +32,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "members.csv": (
         "`mlkit ensemble`",
-        "the mAP of each member and of the ensemble, over the attributes that all can be judged on, and the paired difference",
+        "the mAP of each member and of the ensemble, over the attributes that judge all, and the paired difference",
     ),
     "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
     "prediction.csv": ("notebook 04", "what the model says of a single image"),
