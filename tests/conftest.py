@@ -95,7 +95,7 @@ def goes_on(monkeypatch):
     import pandas as pd
     import torch
 
-    from mlkit.models.networks import load_torch
+    from mlkit.models.torchfile import load_torch
     from mlkit.training.loop import Training
 
     real = Training.checkpoint

@@ -27,7 +27,8 @@ from mlkit.files import environment
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
 from mlkit.models.device import Device, native_bf16
-from mlkit.models.networks import build_model, compute_logits, load_model, normalise, place
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import build_model, compute_logits, normalise, place
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import split_dataset, train

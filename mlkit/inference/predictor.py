@@ -17,7 +17,8 @@ from mlkit.errors import ImageError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.files import resolve, shown
 from mlkit.models.device import Device, choose_device
-from mlkit.models.networks import compute_logits, load_model, place
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import compute_logits, place
 from mlkit.progress import bar, say
 from mlkit.runs import TRAIN_ONE, Run
 

@@ -1,26 +1,23 @@
-"""Backbone and head: any classification network of torchvision with its last linear layer replaced, and `model.pth`.
+"""Backbone and head: any classification network of torchvision with its last linear layer replaced.
 
 Several networks together are an `Ensemble`, a network as well. torchvision, which takes seconds to import, is imported where
 a network is made, here as in `pretrained` and `freezing`: most processes make none.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlkit.errors import ParameterError, WeightsError, nearest
-from mlkit.files import atomic, resolve, shown
+from mlkit.files import resolve
 from mlkit.models.device import Device
-from mlkit.models.pretrained import check_finite, imagenet_network, load_backbone, published_statistics
-from mlkit.runs import TRAIN_ONE
+from mlkit.models.pretrained import imagenet_network, load_backbone, published_statistics
+from mlkit.models.torchfile import load_torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FORMAT = 1  # of model.pth
 _PUBLISHED = 224  # pixels, which every network of torchvision takes
 # Share by which running statistics follow each batch; PyTorch's default. Some networks (MobileNetV3, MNASNet,
 # EfficientNet-B5) come with 0.01 or less, for trainings of a million iterations; in a few hundred the statistics would lag
@@ -134,65 +131,6 @@ def forward(model: nn.Module, inputs: Tensor, device: Device) -> Tensor:
 def place(model: nn.Module, device: Device) -> nn.Module:
     """Move a network to the device, in the channels_last layout."""
     return model.to(device.device).to(memory_format=torch.channels_last)
-
-
-def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
-    """Write a self-contained model file: state dict and plain metadata, whole or not at all."""
-    state = model.state_dict()  # with the versions of its layers, which some networks ask for
-    for name, tensor in state.items():
-        state[name] = tensor.detach().cpu().contiguous()
-    save_torch(path, {"format": FORMAT, "meta": meta, "state_dict": state})
-
-
-def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Network (on the CPU, in eval mode) and metadata of a model file.
-
-    Raises:
-        WeightsError: if the file is missing or not a model of mlkit.
-    """
-    content = load_torch(path)
-    if not isinstance(content, dict) or "state_dict" not in content or "meta" not in content:
-        raise WeightsError(f"{shown(path)} holds no mlkit model; {TRAIN_ONE}")
-    meta = content["meta"]
-    if content.get("format") != FORMAT:
-        raise WeightsError(f"{shown(path)} has model format {content.get('format')}, this mlkit reads {FORMAT}")
-    parts = meta.get("members", [meta])
-    networks = [build_model(part["backbone"], len(meta["attributes"]), "none", meta["image_size"]) for part in parts]
-    model = networks[0]
-    if "members" in meta:
-        model = Ensemble(networks, [part["calibration"] for part in parts])
-    check_finite(content["state_dict"], shown(path))
-    model.load_state_dict(content["state_dict"])
-    return set_statistics(model.eval(), meta.get("mean", IMAGENET_MEAN), meta.get("std", IMAGENET_STD)), meta
-
-
-def save_torch(path: str | Path, content: dict[str, Any]) -> None:
-    """`torch.save`, whole or not at all."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # "unexpected pos": torch's own, over that of the disk
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-
-def load_torch(path: str | Path) -> Any:
-    """`torch.load` onto the CPU, tensors and plain values only: nothing in the file is executed.
-
-    Raises:
-        WeightsError: if the file is missing or cannot be read in that way.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, by which others keep their settings
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{resolve(path)}: no such file; check the path") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # bytes that are no torch file stumble anywhere in the unpickler
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{shown(path)} is not a file of plain weights ({reason[:120]})") from None
 
 
 def _check(backbone: str, image_size: int) -> None:

@@ -15,7 +15,8 @@ from mlkit.evaluation import calibration
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, evaluate, macro, micro
 from mlkit.evaluation.thresholds import choose_thresholds
-from mlkit.models.networks import save_model, statistics_of
+from mlkit.models.modelfile import save_model
+from mlkit.models.networks import statistics_of
 from mlkit.progress import listed, say
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig

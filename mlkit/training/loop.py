@@ -22,7 +22,8 @@ from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.files import move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
-from mlkit.models.networks import load_model, load_torch, save_model, save_torch
+from mlkit.models.modelfile import load_model, save_model
+from mlkit.models.torchfile import load_torch, save_torch
 from mlkit.progress import bar, say
 from mlkit.runs import Run, Stopped
 from mlkit.training.config import TrainConfig

@@ -11,7 +11,8 @@ from mlkit.errors import ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.losses import LOSSES
 from mlkit.models.device import Device
-from mlkit.models.networks import compute_logits, load_model, place
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import compute_logits, place
 from mlkit.progress import say
 from mlkit.runs import Run
 from mlkit.training.feed import Feed

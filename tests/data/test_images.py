@@ -24,7 +24,8 @@ from mlkit.data.source import DataSource
 from mlkit.errors import ImageError
 from mlkit.evaluation.predictions import read_images
 from mlkit.inference.predictor import Predictor
-from mlkit.models.networks import build_model, save_model
+from mlkit.models.modelfile import save_model
+from mlkit.models.networks import build_model
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import model_meta

@@ -24,7 +24,8 @@ from mlkit.experiments.folds import cross_validate
 from mlkit.experiments.trainings import train_all
 from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
-from mlkit.models.networks import build_model, compute_logits, load_model, normalise, place, save_model
+from mlkit.models.modelfile import load_model, save_model
+from mlkit.models.networks import build_model, compute_logits, normalise, place
 from mlkit.runs import Run, find_runs
 from mlkit.training.prior import model_logits
 from mlkit.training.recipe import Recipe

@@ -19,7 +19,8 @@ from mlkit.experiments.ensemble import build_ensemble
 from mlkit.inference.plots import prediction
 from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
-from mlkit.models.networks import build_model, load_model, normalise, save_model, set_statistics, statistics_of
+from mlkit.models.modelfile import load_model, save_model
+from mlkit.models.networks import build_model, normalise, set_statistics, statistics_of
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train

@@ -12,7 +12,9 @@ from mlkit.errors import ParameterError
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import masked_bce
 from mlkit.models.device import choose_device
-from mlkit.models.networks import build_model, compute_logits, head_name, load_model, load_torch, normalise, place
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import build_model, compute_logits, head_name, normalise, place
+from mlkit.models.torchfile import load_torch
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train

@@ -5,7 +5,9 @@ from torch import nn
 from mlkit.errors import ParameterError, WeightsError, WriteError
 from mlkit.evaluation.calibration import from_pos_weight
 from mlkit.models.device import choose_device
-from mlkit.models.networks import Ensemble, build_model, compute_logits, load_model, normalise, place, save_model, save_torch
+from mlkit.models.modelfile import load_model, save_model
+from mlkit.models.networks import Ensemble, build_model, compute_logits, normalise, place
+from mlkit.models.torchfile import save_torch
 
 META = {"backbone": "resnet18", "image_size": 32, "attributes": ["a", "b", "c"]}
 

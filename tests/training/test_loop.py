@@ -20,7 +20,9 @@ from mlkit.evaluation.thresholds import choose_thresholds
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import LOSSES, masked_bce
 from mlkit.models.device import choose_device
-from mlkit.models.networks import build_model, load_model, load_torch, save_model
+from mlkit.models.modelfile import load_model, save_model
+from mlkit.models.networks import build_model
+from mlkit.models.torchfile import load_torch
 from mlkit.runs import Run, outputs_root
 from mlkit.training import loop as train_module
 from mlkit.training.config import TrainConfig

@@ -13,7 +13,8 @@ from mlkit.errors import ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.experiments.ensemble.votes import Votes
 from mlkit.files import shown
-from mlkit.models.networks import Ensemble, load_model
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import Ensemble
 from mlkit.runs import Run, named_folder
 from mlkit.training.finish import TrainedModel, finish_run
 
