@@ -142,6 +142,8 @@ def _decode(data: bytes, size: int | None, reading: Reading, profile: bytes = b"
         flat = _flat(deep.image(scaled) if deep else image, opened.opaque)
     if upright is not None:
         flat = flat.transpose(upright)
+    if flat.mode not in ("L", "RGB"):  # inks multiply: what is resized must be what is seen
+        flat, profile = to_srgb(flat, profile), b""
     if size is not None and flat.size != (size, size):
         flat = flat.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return Decoded(np.asarray(to_srgb(flat, profile)), levels, opened.several)
