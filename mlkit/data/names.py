@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mlkit.data.folder import list_images
 from mlkit.errors import LabelError
 from mlkit.files import shown
 
@@ -98,9 +99,8 @@ def compare(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str], s
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such images folder; check the path")
     known = set(names)
-    pictures = Image.registered_extensions()
-    unnamed = [file for file in _files(folder) if file not in known and PurePosixPath(file).suffix.lower() in pictures]
-    return _without_file(folder, names), sorted(unnamed), mends(folder, names)
+    pictures = [path.relative_to(folder).as_posix() for path in list_images(folder)[0]]
+    return _without_file(folder, names), [name for name in pictures if name not in known], mends(folder, names)
 
 
 def exclude_images(
