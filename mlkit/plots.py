@@ -56,7 +56,7 @@ def square(names: Sequence[str] | pd.Index) -> tuple[Figure, Axes]:
     """A new figure and its Axes for a heat map of each name with each."""
     use_fonts(names)
     side = min(max(0.65 * len(names) + 1.6, 4), 9)  # the title needs some width
-    return plt.subplots(figsize=(side + 1.5, side), layout="constrained")
+    return plt.subplots(figsize=(side + 1.5, side), layout="compressed")
 
 
 def beside(image: np.ndarray, names: Sequence[str] | pd.Index) -> tuple[Figure, Axes]:
@@ -206,12 +206,13 @@ def show(figure: Figure, path: Path | None = None, photos: bool = False) -> None
     from IPython.display import Image as Shown  # only in a notebook, where it is loaded anyway
     from IPython.display import display
 
-    if path:
-        with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=120)
-        figure.set_layout_engine("none")  # it has been laid out, which takes as long as to draw
     full, small = BytesIO(), BytesIO()
     figure.savefig(full, dpi=_SHOWN_DPI)
+    if path:
+        # laid out already, where its texts take the most room of all sizes; again would take as long as to draw it
+        figure.set_layout_engine("none")
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=120)
     with Image.open(full) as image:
         if photos:
             image.convert("RGB").save(small, "JPEG", quality=70)
