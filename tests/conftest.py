@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import functools
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -19,36 +21,54 @@ HANG = 1800  # seconds; the one limit of all tests, against what never ends: no 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals, limits and devices that Windows has in another way")
 TINY = "shufflenet_v2_x0_5"  # 0.3 million weights: for what is checked of any network
-FEW = Path(os.environ["MLKIT_OUTPUTS"]).with_name(f"{Path(os.environ['MLKIT_OUTPUTS']).name}-data")
+OUTPUTS = os.environ["MLKIT_OUTPUTS"]
+FEW = f"{OUTPUTS}-data"
 DATA = {"images": f"{FEW}/images", "labels": f"{FEW}/labels.csv"}
 SMALL = {
     "02_train_resnet18": {**DATA, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "05_evaluate": {"permutations": 100},
-    "07_compare_runs": {"backbones": ["mobilenet_v3_small", TINY], "settings": {"epochs": 1, "image_size": 32}},
-    "08_tune": {"trials": 2, "settings": {"epochs": 1, "image_size": 16}},
-    "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
     "06_missing_labels": {
-        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16},
+        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16, "batch_size": 128},
         "methods": ["masked_bce", "asl"],
         "fractions": [0.5],
         "seeds": [0, 1],
     },
+    "07_compare_runs": {
+        "backbones": ["mobilenet_v3_small", TINY],
+        "settings": {**DATA, "epochs": 1, "image_size": 32, "batch_size": 16},
+    },
+    "08_tune": {**DATA, "trials": 2, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
+    "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
+    "10_audit_data": {"probe_backbone": TINY},
 }
 READERS = ("03_plot_loss", "04_single_image_inference", "05_evaluate")  # of a run, which another process may have made
-DRAW = f"""
-from pathlib import Path
-from mlkit.data.sample import make_sample
-if not Path({str(FEW)!r}).exists():
-    make_sample({str(FEW)!r}, count=120)
+BRIEF = """
+from mlkit.bench import footprint, machine, measurements
+footprint._call = lambda arguments, outputs: "1.0"  # processes of their own: the bench's own tests start them
+measurements.SEARCHED, measurements.FRAMES, machine._LONG = 200, 50, 0.0
 """
-TRAIN = f"""
-from mlkit.cli import main
-from mlkit.runs import list_runs
-if not list_runs():
-    small = {{"epochs": "1", "image_size": "32", "weights": "none", "backbone": {TINY!r}}}
+
+
+@functools.cache
+def draw_few():
+    """A small data set that every kernel of this process finds in `FEW`."""
+    from mlkit.data.sample import make_sample
+
+    make_sample(FEW, count=120)
+
+
+@functools.cache
+def small_run():
+    """Folder of a finished run on it, trained once a process for all that only read one."""
+    from mlkit.cli import main
+
+    draw_few()
+    small = {"epochs": "1", "image_size": "32", "weights": "none", "backbone": TINY, "batch_size": "16"}
     given = [word for pair in small.items() for word in ("-p", *pair)]
-    main(["train", "--images", {DATA["images"]!r}, "--labels", {DATA["labels"]!r}, *given, "--name", "small"])
-"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLKIT_OUTPUTS", OUTPUTS)
+        assert main(["train", "--images", DATA["images"], "--labels", DATA["labels"], *given, "--name", "small"]) == 0
+    return Path(OUTPUTS, "small")
 
 
 def pytest_configure(config):
@@ -83,6 +103,15 @@ def sample(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "sample"
     make_sample(folder, count=60)
     return folder
+
+
+@pytest.fixture
+def finished(outputs):
+    """A finished run `small` in this test's outputs, of the data in `DATA`."""
+    from mlkit.runs import Run
+
+    shutil.copytree(small_run(), outputs / "small")
+    return Run.open("small")
 
 
 @pytest.fixture
@@ -129,19 +158,31 @@ def goes_on(monkeypatch):
     return check
 
 
+def overrides_of(item):
+    """What nbval gives a cell's notebook on top of its own parameters; None for any other test."""
+    return SMALL.get(item.parent.path.stem, {}) if type(item).__name__ == "IPyNbCell" else None
+
+
 def pytest_collection_modifyitems(items):
     """Give nbval test-size parameters in memory, after the notebook's own; the files stay as they are."""
     for item in items:
-        if type(item).__name__ != "IPyNbCell":
+        overrides = overrides_of(item)
+        if overrides is None:
             continue
         item.output_timeout = HANG
         if "parameters" in item.cell.metadata.get("tags", []):
-            overrides = SMALL.get(item.parent.path.stem, {})
             known = {line.targets[0].id for line in ast.parse(item.cell.source).body}
             if unknown := set(overrides) - known:
                 raise pytest.UsageError(f"{item.parent.path.name} has no parameter {unknown}; mend SMALL in conftest.py")
             item.cell.source += "".join(f"\n{name} = {value!r}" for name, value in overrides.items())
-            if overrides.keys() >= DATA.keys() or item.parent.path.stem in READERS:
-                item.cell.source += DRAW
-            if item.parent.path.stem in READERS:
-                item.cell.source += TRAIN
+            if item.parent.path.stem == "09_benchmark":
+                item.cell.source += BRIEF
+
+
+def pytest_runtest_setup(item):
+    """What a notebook reads is there before its kernel asks for it."""
+    overrides = overrides_of(item)
+    if overrides is not None and item.parent.path.stem in READERS:
+        small_run()
+    elif overrides and FEW in str(overrides):
+        draw_few()

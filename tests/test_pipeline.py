@@ -1,5 +1,6 @@
 """The notebooks by papermill: the whole chain on the sample data, what is skipped, and how failures are told."""
 
+import io
 import json
 import os
 import shutil
@@ -7,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 import pytest
-from conftest import HANG, POSIX
+from conftest import DATA, HANG, POSIX
 
+from mlkit.cli import main
 from mlkit.errors import ParameterError, RunError
 from mlkit.notebooks import CHAIN, TRAINING, NotebookError, digest, earlier_parameters, pipeline, run_notebooks, select
 from mlkit.parameters import known_parameters, notebook_path
@@ -23,21 +27,25 @@ from mlkit.training.recipe import known_settings
 ROOT = Path(__file__).parent.parent
 SETTINGS = known_settings()
 SMALL = ("-p", "image_size", "32")
+EXECUTE = pipeline.execute
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """One run of the whole chain by the command line, on the sample data: its outputs folder and what it printed."""
     outputs = tmp_path_factory.mktemp("outputs")
-    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "3")
     assert result.returncode == 0, result.stderr
     return outputs, result.stdout
 
 
 def mlkit(outputs, *arguments):
-    environment = os.environ | {"MLKIT_OUTPUTS": str(outputs)}
-    command = [sys.executable, "-m", "mlkit", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=HANG)
+    """The command line in this process, with another outputs folder: exit status and what it printed."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setenv("MLKIT_OUTPUTS", str(outputs))
+        code = main(arguments)
+    return SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
 
 
 def test_chain_leaves_all_artifacts_and_says_so(chain):
@@ -57,7 +65,7 @@ def test_chain_leaves_all_artifacts_and_says_so(chain):
         assert file in printed or file.endswith(".json")
     assert "left out, 1 missing: 1000.jpg" in printed
     assert "prediction for " in printed
-    assert "epoch 4/4" in printed
+    assert "epoch 3/3" in printed
 
 
 def test_chain_learned_and_beats_the_majority(chain):
@@ -79,9 +87,9 @@ def test_executed_notebooks_are_complete_and_carry_no_progress_bars(chain):
 def test_second_call_skips_what_did_not_change(chain):
     outputs, _ = chain
     before = (outputs / "chain" / "model.pth").stat().st_mtime_ns
-    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "3")
     assert result.stdout.count("nothing changed, kept") == len(CHAIN)
-    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "4", "-p", "smoothing", "0.5")
+    result = mlkit(outputs, "run", "--name", "chain", *SMALL, "-p", "epochs", "3", "-p", "smoothing", "0.5")
     assert result.stdout.count("nothing changed, kept") == len(CHAIN) - 1
     assert "03_plot_loss: done" in result.stdout
     assert (outputs / "chain" / "model.pth").stat().st_mtime_ns == before
@@ -102,15 +110,12 @@ def test_only_runs_one_notebook_again_with_the_parameters_that_the_run_was_given
     assert pd.read_csv(chain[0] / "chain" / "prediction.csv").image[0].endswith("0000.jpg")
 
 
-def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(outputs, sample):
-    given = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "--name", "plain"]
-    small = {"epochs": "1", "image_size": "16", "weights": "none", "batch_size": "16"}
-    assert mlkit(outputs, "train", *given, *(word for pair in small.items() for word in ("-p", *pair))).returncode == 0
-    result = mlkit(outputs, "run", "--name", "plain", "--only", "03")
+def test_a_run_made_without_notebooks_gets_them_with_its_own_parameters(finished, outputs):
+    result = mlkit(outputs, "run", "--name", "small", "--only", "03")
     assert result.returncode == 0, result.stderr
-    assert (outputs / "plain" / "Aimonk_multilabel_problem.png").exists()
-    assert earlier_parameters("plain", SETTINGS)["images"] == str(sample / "images")
-    assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "plain").stderr
+    assert (finished / "Aimonk_multilabel_problem.png").exists()
+    assert earlier_parameters("small", SETTINGS)["images"] == DATA["images"]
+    assert "holds a run with other parameters" in mlkit(outputs, "run", "--name", "small").stderr
 
 
 @pytest.mark.parametrize(
@@ -149,11 +154,23 @@ def executed(tiny_chain, monkeypatch):
     """The tiny chain without kernels; returns what was executed, as a list of numbers of notebooks."""
     numbers = []
 
-    def execute(notebook, run, parameters, timeout=None):
+    def execute(notebook, run, parameters, timeout=None, silent=False):
         numbers.append(CHAIN.index(notebook) + 1)
         if notebook == TRAINING:
             exec(TRAINS, known_parameters(notebook) | parameters)
         (run / f"{notebook}.ipynb").touch()
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+    return numbers
+
+
+@pytest.fixture
+def in_kernel(tiny_chain, executed, monkeypatch):
+    """The tiny chain without kernels but for the numbers that are put into this set."""
+    played, numbers = pipeline.execute, set()
+
+    def execute(notebook, *arguments, **options):
+        (EXECUTE if CHAIN.index(notebook) + 1 in numbers else played)(notebook, *arguments, **options)
 
     monkeypatch.setattr(pipeline, "execute", execute)
     return numbers
@@ -189,8 +206,9 @@ def tiny_chain(tmp_path, monkeypatch):
         (f"import time; time.sleep({HANG})", "the cell took longer than 3 s"),
     ],
 )
-def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, source, reason, capsys):
+def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain, in_kernel, source, reason, capsys):
     tiny_chain(3, source)
+    in_kernel.add(3)
     for number in "12":
         run_notebooks({}, SETTINGS, name="x", asked=select(only=number))
     with pytest.raises(NotebookError) as caught:
@@ -203,16 +221,16 @@ def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain,
     run = caught.value.run
     assert not (run / "03_plot_loss.ipynb").exists()
     tiny_chain(3)
+    in_kernel.clear()
     capsys.readouterr()
     run_notebooks({}, SETTINGS, name="x")
     assert capsys.readouterr().out.count("nothing changed, kept") == 2
     assert (run / "04_single_image_inference.ipynb").exists()
 
 
-def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain, outputs, capsys):
-    from mlkit.cli import main
-
+def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain, in_kernel, capsys):
     tiny_chain(2, "1 / 0")
+    in_kernel.add(2)
     shutil.copytree(ROOT / "notebooks" / "parameters", Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters")
     (Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters" / "sample.yaml").write_text("images: data/images\n")
     assert main(["run", "--name", "x", "-p", "labels", "data/labels.csv"]) == 1
@@ -220,6 +238,7 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
     assert "error:    ZeroDivisionError: division by zero" in error
     assert "resume:   mlkit run --name x --from 02" in error
     tiny_chain(2)
+    in_kernel.clear()
     assert main(["run", "--name", "x", "--from", "02"]) == 0
 
 
@@ -238,7 +257,7 @@ def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
     assert "error:    interrupted" in error
 
 
-def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(tiny_chain, outputs, monkeypatch):
+def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(executed):
     first = run_notebooks({}, SETTINGS)
     assert run_notebooks({}, SETTINGS) == first
     (Path(os.environ["MLKIT_ROOT"]) / "data" / "labels.csv").write_text("image,a\nx.jpg,0\n")
@@ -339,8 +358,6 @@ def test_digest_is_of_the_code_that_a_notebook_reaches_and_not_of_comments(execu
 
 
 def test_parameters_and_parts_that_would_be_ignored_are_refused(executed, capsys):
-    from mlkit.cli import main
-
     for words, message in (
         (["--only", "02", "-p", "smoothing", "0.5"], "smoothing is of 03_plot_loss, which is not executed now"),
         (["--only", "02", "--from", "03"], "--only executes one notebook, --from several"),

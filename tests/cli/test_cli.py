@@ -1,5 +1,7 @@
 """The command line as a person meets it."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import POSIX
+from conftest import POSIX, TINY
 from sklearn.metrics import average_precision_score
 
 from mlkit.cli import COMMANDS, main
@@ -23,16 +25,30 @@ from mlkit.files import project_root, write_json
 from mlkit.runs import Run
 
 
-@pytest.fixture
-def trained(sample, capsys, outputs):
-    """Images of the sample set, after a small training on them into the run `t`."""
+@pytest.fixture(scope="module")
+def run_and_output(sample, tmp_path_factory):
+    """Folder of the run of a small training on the sample set, and what the command printed."""
+    folder, printed = tmp_path_factory.mktemp("outputs"), io.StringIO()
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32"]
-    assert main(["train", *data, *small, "--name", "t"]) == 0
-    printed = capsys.readouterr().out
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "-p", "backbone", TINY]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("MLKIT_OUTPUTS", str(folder))
+        assert main(["train", *data, *small, "--name", "t"]) == 0
+    return folder / "t", printed.getvalue()
+
+
+@pytest.fixture
+def trained(run_and_output, sample, outputs):
+    """Images of the sample set, after that training into the run `t`."""
+    shutil.copytree(run_and_output[0], outputs / "t")
+    return sample / "images"
+
+
+def test_training_says_what_it_used_and_what_it_is_worth(run_and_output):
+    run, printed = run_and_output
     assert "60 of 61 rows are used" in printed
     found = re.search(r"test mAP (.*) over (\d) of 4 attributes, chance (.*)", printed)
-    facts = json.loads((outputs / "t" / "metrics.json").read_text(encoding="utf-8"))
+    facts = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert int(found[2]) == 4 - len(facts["left_out_of_mean"])
     every = [
         chance(int(row["positives"]), int(row["positives"] + row["negatives"]))
@@ -40,7 +56,6 @@ def trained(sample, capsys, outputs):
         if row["AP"] is not None
     ]
     assert float(found[3]) == pytest.approx(np.mean(every), abs=5e-4), "not the prevalence"
-    return sample / "images"
 
 
 def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, capsys, monkeypatch):
@@ -101,7 +116,7 @@ def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 60 * 4
     assert table.image.is_monotonic_increasing
-    assert re.fullmatch(r"model: .*outputs/t, resnet18 of epoch 1, trained 20.* UTC\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"model: .*outputs/t, {TINY} of epoch 1, trained 20.* UTC\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +267,8 @@ def test_training_twice_into_one_name_is_refused(trained, sample, capsys):
 
 def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(sample, outputs, capsys):
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "--name", "cv", "--folds", "3"]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "16", "-p", "backbone", TINY]
+    small += ["--name", "cv", "--folds", "3"]
     assert main(["train", *data, *small]) == 0
     printed = capsys.readouterr().out
     assert "training 3 of 3" in printed

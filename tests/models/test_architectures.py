@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torchvision.models import convnext, vision_transformer
+from torchvision.models import convnext, efficientnet, vision_transformer
 
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
@@ -29,7 +29,6 @@ SETTINGS = {
     "resnet18": {"learning_rate": 1e-3, "epochs": 4},
     "efficientnet_b0": {"learning_rate": 1e-3, "epochs": 12},
     "mobilenet_v3_small": {"learning_rate": 1e-3, "epochs": 6},
-    "mobilenet_v3_large": {"learning_rate": 1e-3, "epochs": 6},
     "convnext_tiny": {"learning_rate": 3e-3, "epochs": 6},
     "vit_b_16": {"learning_rate": 1e-3, "epochs": 6},
 }
@@ -37,11 +36,13 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Fewer and narrower layers for the two families whose smallest networks have 28 and 86 million weights."""
+    """Fewer and narrower layers for the families whose smallest networks have 5, 28 and 86 million weights."""
     blocks = [convnext.CNBlockConfig(16, 32, 1), convnext.CNBlockConfig(32, 64, 1), convnext.CNBlockConfig(64, None, 1)]
     layers = {"num_layers": 2, "num_heads": 2, "hidden_dim": 64, "mlp_dim": 128}
+    half, make_conf = {"width_mult": 0.5, "depth_mult": 0.5}, efficientnet._efficientnet_conf
     make_convnext, make_transformer = convnext._convnext, vision_transformer._vision_transformer
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "_efficientnet_conf", lambda name, **published: make_conf(name, **published | half))
         patch.setattr(convnext, "_convnext", lambda published, *rest, **named: make_convnext(blocks, *rest, **named))
         patch.setattr(vision_transformer, "_vision_transformer", lambda **named: make_transformer(**named | layers))
         yield
@@ -83,8 +84,8 @@ def test_loss_falls_and_the_predictor_says_of_each_file_what_the_training_said(t
     asked = Predictor.load(trained.run.path, precision="fp32").predict(images)
     assert asked.attribute.tolist() == predictions.attribute.tolist()
     np.testing.assert_allclose(asked.probability, predictions.probability, atol=1e-4)
-    fast = Predictor.load(trained.run.path, precision="bf16").predict(images)
-    np.testing.assert_allclose(fast.probability, predictions.probability, atol=0.05)
+    fast = Predictor.load(trained.run.path, precision="bf16").predict(images[:4])
+    np.testing.assert_allclose(fast.probability, predictions.probability[: len(fast)], atol=0.05)
 
 
 def test_channels_last_and_bf16_change_only_the_rounding(trained):
