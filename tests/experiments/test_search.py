@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import matplotlib as mpl
@@ -12,7 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
-from conftest import HANG, wait_for
+from conftest import wait_for
 
 from mlkit.cli import main
 from mlkit.errors import MlkitError, ParameterError, RunError
@@ -505,13 +504,6 @@ def test_trials_of_a_lost_machine_are_given_back_by_its_name(monkeypatch):
 # --- the command, with trainings in earnest
 
 
-def mlkit(outputs, *arguments):
-    environment = os.environ | {"MLKIT_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlkit", "tune", *arguments], env=environment, text=True, stdout=-1, stderr=-1
-    )
-
-
 def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatch, capsys, tmp_path):
     def in_this_process(tuning, workers):
         work(tuning)
@@ -555,12 +547,12 @@ def test_what_is_refused_leaves_no_search_behind(sample, outputs, capsys, monkey
     assert not (outputs / "s").exists()
 
 
-def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path, capsys):
+def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "grid.yaml").write_text("learning_rate: [1e-3, 1e-2]\n")
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
     small = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": "16", "batch_size": "64", "epochs": "25"}
     given = [*data, *(word for pair in small.items() for word in ("-p", *pair)), "--space", str(tmp_path / "grid.yaml")]
-    command = mlkit(outputs, *given, "--grid", "--workers", "2", "--name", "t")
 
     def training():
         """A worker in the middle of a training, and the trial."""
@@ -571,12 +563,18 @@ def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, o
                 return trial.user_attrs["process"], number
         return None
 
-    process, number = wait_for(training)
+    def kill():
+        process, number = wait_for(training)
+        os.kill(process, killed)
+        return number
+
     killed = getattr(signal, "SIGKILL", signal.SIGTERM)  # either ends it at once, each where there is no other
-    os.kill(process, killed)
     code = -killed if os.name == "posix" else int(killed)
-    printed, errors = command.communicate(timeout=HANG)
-    assert command.returncode == 2
+    with ThreadPoolExecutor() as executor:
+        killing = executor.submit(kill)
+        assert main(["tune", *given, "--grid", "--workers", "2", "--name", "t"]) == 2
+        number = killing.result()
+    printed, errors = capsys.readouterr()
     assert f"was killed (exit code {code}) at trial {number}; to go on with it: mlkit tune --name t --recover" in errors
     assert "1 complete, 1 running" in printed
     assert main(["tune", "--name", "t", "--recover"]) == 0
