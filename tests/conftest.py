@@ -28,7 +28,7 @@ SMALL = {
     "02_train_resnet18": {**DATA, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "05_evaluate": {"permutations": 100},
     "06_missing_labels": {
-        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16, "batch_size": 128},
+        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16, "batch_size": 256},
         "methods": ["masked_bce", "asl"],
         "fractions": [0.5],
         "seeds": [0, 1],

@@ -58,8 +58,16 @@ def start(name, config, dataset, sample, **options):
     return run, train(dataset, config, run)
 
 
-def test_run_folder_holds_what_the_contract_names(dataset, sample):
-    run, table = start("a", CONFIG, dataset, sample)
+@pytest.fixture(scope="module")
+def trained(sample, tmp_path_factory):
+    """Run and table of a training by CONFIG, for all that only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLKIT_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        return start("a", CONFIG, DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32), sample)
+
+
+def test_run_folder_holds_what_the_contract_names(trained):
+    run, table = trained
     history, epochs = run.read_table("history.csv"), run.read_table("epochs.csv")
     assert list(history.columns) == ["iteration", "epoch", "loss", "lr", "img_per_s"]
     assert history.iteration.tolist() == list(range(1, len(history) + 1))
@@ -77,8 +85,8 @@ def test_run_folder_holds_what_the_contract_names(dataset, sample):
     assert run.finished
 
 
-def test_kept_model_is_that_of_the_best_epoch_and_predictions_are_its_own(dataset, sample):
-    run, table = start("a", CONFIG, dataset, sample)
+def test_kept_model_is_that_of_the_best_epoch_and_predictions_are_its_own(trained, dataset, sample):
+    run, table = trained
     epochs = run.read_table("epochs.csv").set_index("epoch")
     _, meta = load_model(run / "model.pth")
     assert epochs.mAP[meta["epoch"]] == epochs.mAP.max()
@@ -96,22 +104,23 @@ def test_kept_model_is_that_of_the_best_epoch_and_predictions_are_its_own(datase
     np.testing.assert_allclose(again.AP, table.AP)
     # and the predictor, which reads the image file, agrees with the training, which read the cache
     first = predictions[predictions.image == predictions.image[0]].set_index("attribute").probability
-    asked = Predictor.load("a", precision="fp32").predict(sample / "images" / predictions.image[0])
+    asked = Predictor.load(run.path, precision="fp32").predict(sample / "images" / predictions.image[0])
     np.testing.assert_allclose(asked.set_index("attribute").probability[first.index], first, atol=1e-5)
 
 
-def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(dataset, sample):
+def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(trained, dataset):
     from mlkit.data.dataset import batches
     from mlkit.models.networks import build_model, normalise
 
-    run, _ = start("a", CONFIG, dataset, sample)
     split = split_dataset(dataset, CONFIG)
     training = np.flatnonzero(split == "train")
     pixels, targets = dataset.batch(next(batches(training, 16, CONFIG.seed, epoch=1)))
     torch.manual_seed(CONFIG.seed)
     logits = build_model(CONFIG.backbone, 4, "none", 32).train()(normalise(pixels))
     weight = torch.tensor(pos_weight(dataset.labels.iloc[training]).to_numpy(), dtype=torch.float32)
-    assert run.read_table("history.csv").loss[0] == pytest.approx(masked_bce(logits, targets, weight).item(), rel=1e-4)
+    assert trained[0].read_table("history.csv").loss[0] == pytest.approx(
+        masked_bce(logits, targets, weight).item(), rel=1e-4
+    )
 
 
 def test_same_seed_gives_the_same_history_and_another_seed_another(dataset, sample):
