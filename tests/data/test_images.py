@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -587,6 +588,11 @@ KINDS = {  # file -> its content and its pixels, 8 x 8, with value_range [0, 409
         v[..., :3],
     ),
     "jpeg2000.jp2": lambda v: (saved(v[..., :3], "JPEG2000"), v[..., :3]),
+    # what these show is tested above; their codecs lose too much of noise
+    "photo.jpg": lambda v: (saved(v[..., :3], "JPEG"), None),
+    "inks.jpg": lambda v: (saved(v, "JPEG", mode="CMYK"), None),
+    "photo.avif": lambda v: (saved(v[..., :3], "AVIF") if features.check("avif") else png(v), None),
+    "phone.heic": lambda v: (saved(v[..., :3], "HEIF") if find_spec("pillow_heif") else png(v), None),
 }
 
 
@@ -594,9 +600,14 @@ def on_12_bits(values):
     return np.round(values.astype(float) * 16 * 255 / 4095)
 
 
-def saved(values, kind, **options):
+def saved(values, kind, mode=None, **options):
     file = BytesIO()
-    Image.fromarray(values).save(file, kind, **options)
+    if kind == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    image = Image.fromarray(values)
+    (Image.merge(mode, image.split()) if mode else image).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -608,7 +619,7 @@ def every_kind(tmp_path):
     for name, make in KINDS.items():
         content, pixels = make(rng.integers(0, 256, (8, 8, 4), np.uint8))
         (tmp_path / "images" / name).write_bytes(content)
-        wanted[name] = np.broadcast_to(pixels, (8, 8, 3))
+        wanted[name] = None if pixels is None else np.broadcast_to(pixels, (8, 8, 3))
     rows = "".join(f'"{name}",{i % 2}\n' for i, name in enumerate(wanted))
     (tmp_path / "labels.csv").write_text(f"image,a\n{rows}", encoding="utf-8")
     data = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels.csv")}
@@ -621,7 +632,7 @@ def test_every_door_gives_the_same_pixels_for_every_kind_of_file(every_kind, mon
     dataset = source.open(8)
     trained = dataset.batch(np.arange(len(wanted)))[0].numpy()
     for pixels, (name, expected) in zip(trained, wanted.items(), strict=True):
-        assert np.abs(pixels - expected).max() <= (2 if name == "adobe.png" else 0), name
+        assert expected is None or np.abs(pixels - expected).max() <= (2 if name == "adobe.png" else 0), name
     assert "of several pages, the largest is read, of several frames the first: pages.tif and 2 more" in str(dataset)
 
     folder = tmp_path / "images"
