@@ -62,14 +62,16 @@ def deep_values(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.Image
     if not (image.mode.startswith(("I", "F")) or (signed and image.mode == "L")):
         return None
     inverted = tags.get(_PHOTOMETRIC) == 0
-    if image.tile[0][0] == "libtiff":  # gives the machine's order of bytes, where Pillow expects the file's
+    if image.tile and image.tile[0][0] == "libtiff":  # gives the machine's order of bytes, where Pillow expects the file's
         _read_as(image, lambda name: re.sub(r"(\d+)[BN]?([SF])$", r"\1N\2", name))
     values = np.asarray(image)
     if image.mode == "L":
         values = values.view(np.int8)
-    elif image.mode == "I" and (bits == 16 or not tags):  # of other formats portable greymaps alone have it
+    elif image.format == "FITS" and image.mode == "I;16":
+        values = values.view(np.int16)
+    elif image.mode == "I" and (bits == 16 or image.format == "PPM"):
         values = values.astype(np.int16 if signed else np.uint16)
-    elif image.mode == "I" and not signed:
+    elif image.mode == "I" and tags and not signed:
         values = values.view(np.uint32)
     kind = values.dtype.name if not tags else f"{values.dtype.name.rstrip('0123456789')}{bits}"  # numpy has no 12 bits
     alpha = None

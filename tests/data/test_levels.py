@@ -96,6 +96,17 @@ def test_colours_that_stand_apart_and_compressed_are_refused_with_the_mend(read)
         read(tiff((draw("uint16", (6, 5, 3)), {284: 2}), deflate=True))
 
 
+@pytest.mark.parametrize(("bits", "kind"), [(16, "int16"), (32, "int32"), (-32, "float32")])
+def test_other_formats_have_their_own_types(read, bits, kind):
+    values = (np.arange(16) * 5000 - 30000).astype(kind).reshape(4, 4)
+    cards = {"SIMPLE": "T", "BITPIX": bits, "NAXIS": 2, "NAXIS1": 4, "NAXIS2": 4}
+    header = "".join(f"{name:8}= {value:>20}".ljust(80) for name, value in cards.items()) + "END"
+    fits = header.ljust(2880).encode() + values[::-1].astype(values.dtype.newbyteorder(">")).tobytes().ljust(2880, b"\0")
+    assert (read(fits, value_range=[-30000, 45000])[..., 0] == expected(values, -30000, 45000)).all()
+    grey = b"P5 4 1 65535\n" + np.array([0, 257, 25700, 65535], ">u2").tobytes()
+    assert read(grey)[0, :, 0].tolist() == [0, 1, 100, 255]
+
+
 def test_what_is_no_number_is_black(read):
     values = np.array([[np.nan, np.inf, -np.inf, 0.5, 1]], np.float32)
     assert read(tiff(values))[0, :, 0].tolist() == [0, 0, 0, 128, 255]
