@@ -166,6 +166,12 @@ def name_rows(ax: Axes, names: Iterable[str], positions: Iterable[float] | None 
     ax.set_ylim(places[-1] + 0.6, -0.6)
 
 
+def beside_rows(ax: Axes, texts: Iterable[str], positions: Iterable[float]) -> None:
+    """A text to the right of each row, where no mark can hide it."""
+    for y, text in zip(positions, texts, strict=True):
+        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+
+
 def legend_below(ax: Axes, columns: int = 3) -> None:
     """The legend under the name of the horizontal axis, whatever the height of the figure."""
     below = offset_copy(ax.transAxes, ax.get_figure(root=True), y=-36, units="points")
@@ -186,13 +192,13 @@ def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: i
     lines = max((text.count("\n") for text in texts), default=0)
     rows = -(-len(captions) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.25 * columns, (1.5 + 0.14 * lines) * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.25 * columns, (1.5 + 0.18 * lines) * rows), squeeze=False, layout="constrained"
     )
     for ax in axes.flat[len(captions) :]:
         ax.axis("off")
     for ax, image, text in zip(axes.flat, images, texts, strict=False):
         ax.imshow(image)
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], anchor="N")
         ax.set_xlabel(text, fontsize=8)
     return figure
 

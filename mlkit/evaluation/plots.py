@@ -17,7 +17,7 @@ from matplotlib.transforms import offset_copy
 
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.metrics import CALIBRATION_BINS, expected_calibration_error, reliability
-from mlkit.plots import NO, UNKNOWN, YES, legend_below, most_telling, name_rows, partly, use_fonts, wrapped
+from mlkit.plots import NO, UNKNOWN, YES, beside_rows, legend_below, most_telling, name_rows, partly, use_fonts, wrapped
 from mlkit.progress import shorten
 
 _DARK = "#333333"
@@ -297,11 +297,12 @@ def _estimates(table: pd.DataFrame, name: str, style: str, ax: Axes) -> np.ndarr
     value = table[name]
     errors = np.abs(np.stack([value - table.low, table.high - value]))
     ax.errorbar(value, position, xerr=errors, fmt="o", color=YES, capsize=3, label=f"{name} and interval")
-    for y, (own, *ends) in zip(position, table[[name, "low", "high"]].to_numpy(), strict=True):
+    texts = []
+    for own, *ends in table[[name, "low", "high"]].to_numpy():
         low, high = (format(end, style) for end in ends)
         text = f"{own:{style}} [{low}, {high}]" if np.isfinite(ends).all() else f"{own:{style}}, few cells"
-        text = text if np.isfinite(own) else "lacks a class"
-        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+        texts.append(text if np.isfinite(own) else "lacks a class")
+    beside_rows(ax, texts, position)
     if MEAN in table.index:
         ax.axhline(position[-1] - 0.7, color=UNKNOWN, linewidth=1)
     name_rows(ax, table.index, position)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mlkit.plots import UNKNOWN, YES, legend_below, most_telling, name_rows, partly
+from mlkit.plots import UNKNOWN, YES, beside_rows, legend_below, most_telling, name_rows, partly
 
 
 def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -12,11 +12,20 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     top = table.iloc[most_telling(table.probability - table.threshold)]
     places = np.arange(len(top))
     colours = [YES if present else UNKNOWN for present in top.probability >= top.threshold]
-    bars = ax.barh(places, top.probability.fillna(0), color=colours)
-    ax.bar_label(bars, [f" {p:.2f}" if p >= 0 else " NA: never seen in training" for p in top.probability])
-    ax.vlines(top.threshold, places - 0.45, places + 0.45, color="black", linestyle=":", label="threshold")
+    ax.barh(places, top.probability.fillna(0), color=colours)
+    beside_rows(ax, [f"{p:.2f}" if p >= 0 else "NA" for p in top.probability], places)
+    for place in places[top.probability.isna()]:
+        ax.text(0.02, place, "never seen in training", va="center", fontsize="small")
+    ax.vlines(
+        top.threshold.where(top.probability.notna()),
+        places - 0.45,
+        places + 0.45,
+        color="black",
+        linestyle=":",
+        label="threshold",
+    )
     title = partly("Predicted attributes (blue: present)", len(top), len(table), "furthest above the threshold")
-    ax.set(title=title, xlabel="probability", xlim=(0, 1.15))
+    ax.set(title=title, xlabel="probability", xlim=(0, 1.02))
     ax.set_xticks(np.linspace(0, 1, 6))
     name_rows(ax, top.attribute)
     legend_below(ax)

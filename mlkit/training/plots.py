@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mlkit.plots import NO, YES, log_axis, most_telling, name_rows, partly
+from mlkit.plots import NO, YES, beside_rows, legend_below, log_axis, most_telling, name_rows, partly
 
 
 def loss_curve(
@@ -48,12 +48,12 @@ def learning_rate_range(table: pd.DataFrame, ax: Axes) -> Axes:
 def worth(table: pd.DataFrame, ax: Axes) -> Axes:
     """AP of each attribute as a bar, that of a random ranking as a mark; takes `metrics.evaluate`."""
     top = table.iloc[most_telling(table.AP - table.chance, ends=True)]
-    bars = ax.barh(range(len(top)), top.AP, color=YES, label="AP of the model")
-    ax.bar_label(bars, [f" {ap:.2f}" for ap in top.AP])
+    ax.barh(range(len(top)), top.AP, color=YES, label="AP of the model")
+    beside_rows(ax, ["lacks a class" if np.isnan(ap) else f"{ap:.2f}" for ap in top.AP], range(len(top)))
     ax.plot(top.chance, range(len(top)), "|", color=NO, markersize=14, markeredgewidth=3, label="chance (random ranking)")
     title = partly("Average precision on images not trained on", len(top), len(table), "furthest above and below chance")
-    ax.set(title=title, xlabel="average precision", xlim=(0, 1.1))
+    ax.set(title=title, xlabel="average precision", xlim=(0, 1.02))
     ax.set_xticks(np.linspace(0, 1, 6))
     name_rows(ax, top.index)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    legend_below(ax)
     return ax
