@@ -15,6 +15,7 @@ FILES: dict[str, tuple[str, str]] = {
         "each attribute after every epoch, and its seconds",
     ),
     "last.pt": ("the training", "only while it is unfinished: it goes on from here"),
+    "next.pt": ("the training", "only while it is unfinished: what becomes `last.pt` once it is written whole"),
     "previous.pt": ("the training", "only while it is unfinished: the checkpoint before `last.pt`, should that be damaged"),
     "model.pth": (
         "the training",

@@ -1,6 +1,6 @@
 """Networks of other families than ResNet are trained, frozen, resumed and asked, all at small size."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ class Trained:
 
     def again(self, name, **changes):
         config = replace(self.config, **changes)
-        run = Run.create(self.folder / name, config.parameters(images="x"), self.dataset.fingerprint)
+        run = Run.create(self.folder / name, asdict(config), self.dataset.fingerprint)
         train(self.dataset, config, run)
         return run
 
