@@ -12,9 +12,6 @@ import numpy as np
 from mlkit.data.reading import Reading
 from mlkit.errors import ImageError
 
-_SHOWN = 256  # grey levels of a pixel
-_SAMPLE = 1 << 16  # values of an image of which the different ones are counted
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -23,8 +20,8 @@ class Levels:
     Attributes:
         kind: of its values, as numpy calls it; uint12 where the file says so.
         low, high: smallest and largest value, infinite ones aside.
-        levels: different values, at most the 256 that a pixel can show.
-        kept: different pixel values.
+        levels: different pixel values that its own range, from low to high, would give.
+        kept: those that there are.
     """
 
     kind: str
@@ -39,9 +36,9 @@ class Levels:
         values = values[np.isfinite(values)]
         if not values.size:
             return cls(kind, 0.0, 0.0, 0, 0)
-        some = np.unique(values[:: -(-values.size // _SAMPLE)]).size
-        kept = np.count_nonzero(np.bincount(pixels.ravel(), minlength=_SHOWN))
-        return cls(kind, float(values.min()), float(values.max()), min(some, _SHOWN), int(kept))
+        low, high = float(values.min()), float(values.max())
+        own = (values.astype(np.float64) - low) * (255 / ((high - low) or 1))
+        return cls(kind, low, high, _different(np.round(own).astype(np.uint8)), _different(pixels))
 
     def keeps_less(self, part: int) -> bool:
         """Whether less than one in `part` of the levels is left, or no difference at all."""
@@ -51,6 +48,10 @@ class Levels:
         """Whether values lie outside of the range, and were cut off."""
         low, high = reading.bounds or full_range(self.kind)
         return self.low < low or self.high > high
+
+
+def _different(pixels: np.ndarray) -> int:
+    return int(np.count_nonzero(np.bincount(pixels.ravel(), minlength=256)))
 
 
 def full_range(kind: str) -> tuple[float, float]:
