@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab notebooks bench lint lock clean
+.PHONY: help run test lab notebooks bench soak lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
@@ -24,6 +24,9 @@ notebooks: .venv/installed  ## execute the committed notebooks again on the samp
 
 bench: .venv/installed  ## measure the speed here, beside a plain loop and the machine's limit; about three minutes
 	$(BIN)/mlkit bench
+
+soak: .venv/installed  ## kill trainings, let writes fail, and see that nothing is lost
+	$(BIN)/python tests/soak.py
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ from mlkit.data.images import DECODER, decode_image, notes, read_bytes
 from mlkit.data.levels import Levels
 from mlkit.data.memmap import MemmapRows, count_rows
 from mlkit.data.reading import AS_USUAL, Reading
-from mlkit.errors import ImageError, MlkitError
+from mlkit.errors import ImageError, MlkitError, WriteError
 from mlkit.files import atomic, check_space, make_folder, shown, write_csv
 from mlkit.progress import bar
 from mlkit.runs import outputs_root
@@ -116,7 +116,7 @@ class PixelCache:
         if len(digests) > 2 * len(self.entries):
             current = np.isin(digests, [entry.digest for entry in self.entries.values()])
             digests, rows = digests[current], rows[current]
-        with suppress(OSError), atomic(self.path / f"{name}.npz") as temporary:  # a disk that is full costs time later
+        with suppress(WriteError), atomic(self.path / f"{name}.npz") as temporary:  # a disk that is full costs time later
             np.savez(temporary, digests=digests, rows=rows)
 
 
