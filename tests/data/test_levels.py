@@ -209,6 +209,8 @@ def test_16_bits_that_are_used_stay_and_a_dark_picture_among_them_is_said(datase
     assert (pixels[1, ..., 0].numpy() == expected(grid(100, 60000, np.uint16), 0, 65535)).all()
     assert "value_range 0 to 65535: of 3 uint16 images, 1 keep less than a quarter of their grey levels" in str(opened)
     assert "value_range" not in str(dataset(grid(0, 65535, np.uint16)))
+    few = RNG.integers(10_000, 50_000, (15, 20), np.uint16)  # many values, and few of the same grey level
+    assert "value_range" not in str(dataset(few, few))
 
 
 def test_blank_pictures_decide_nothing(dataset):
