@@ -29,7 +29,7 @@ from mlkit.progress import columns_of, shorten
 
 # from seaborn's colour-blind safe palette
 YES, NO, UNKNOWN = "#0173b2", "#de8f05", "#cccccc"
-MOST_ROWS = 40  # attributes of a figure with a row for each
+MOST_ROWS, OF_MANY = 40, 24  # attributes of a figure with a row for each, and of one that cannot show all
 _ROOMY = 12  # rows that stand apart; more stand closer
 _NAME = 28  # columns of a name beside a row
 _CAPTION_LINES = 5
@@ -71,20 +71,22 @@ def beside(image: np.ndarray, names: Sequence[str] | pd.Index) -> tuple[Figure, 
 
 
 def _height(count: int, each: float) -> float:
-    return each * min(count, _ROOMY) + 0.7 * each * max(min(count, MOST_ROWS) - _ROOMY, 0)
+    drawn = count if count <= MOST_ROWS else OF_MANY
+    return each * min(drawn, _ROOMY) + 0.7 * each * max(drawn - _ROOMY, 0)
 
 
 def most_telling(worth: pd.Series, most: int = MOST_ROWS, ends: bool = False) -> np.ndarray:
-    """Positions of what to draw: all in their order, or of more than `most` those of the largest worth, that first.
+    """Positions of what to draw: all in their order, or of more than `most` the `OF_MANY` of the largest worth, that first.
 
     Args:
         worth: by which to choose; what has none (NaN) comes last.
-        most: how many to draw.
+        most: how many to draw; of more than these, no more than `OF_MANY`.
         ends: draw half of them from the largest worth on down, half from the smallest on up.
     """
     values = worth.to_numpy(np.float64, na_value=np.nan)
     if len(values) <= most:
         return np.arange(len(values))
+    most = min(most, OF_MANY)
     order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     known = int((~np.isnan(values)).sum())
     half = most // 2
