@@ -21,6 +21,7 @@ _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
 FILES = ("image", "weights")
 RUNS = ("prior_run", "other")
 NO_FILE = ("", "none", "imagenet")
+_LONGEST = 1_000_000  # characters of a parameter file
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -159,6 +160,28 @@ def _is_a(value: Any, wanted: type) -> bool:
     return isinstance(value, wanted)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values without aliases, by which a small text can stand for one that fills the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not taken; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values of a YAML text. Raises yaml.YAMLError if it is none, is huge, nests too deeply, or has aliases."""
+    if len(text) > _LONGEST:
+        raise yaml.YAMLError(f"{len(text):,} characters are no parameters; at most {_LONGEST:,} are read")
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it nests too deeply") from None
+
+
 def read_parameters(path: str | Path) -> dict[str, Any]:
     """Parameters of a YAML file: one `name: value` a line.
 
@@ -166,7 +189,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
         ParameterError: if the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"{resolve(path)} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-01
@@ -238,7 +261,7 @@ def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
     elif wanted in (list, dict):
         if isinstance(value, str):  # "[a, b]", "{epochs: 3}"
             with suppress(yaml.YAMLError):
-                value = yaml.safe_load(value)
+                value = load_yaml(value)
         if isinstance(value, wanted):
             examples = default if isinstance(default, list) else [0.0]
             if wanted is dict or not examples:

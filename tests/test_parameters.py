@@ -139,3 +139,18 @@ def test_a_loss_that_is_added_to_the_registry_is_a_choice_at_once(monkeypatch):
     monkeypatch.setitem(LOSSES, "ninth", LOSSES["masked_bce"])
     assert TrainConfig(loss="ninth").pos_weight_policy == "balanced"
     assert "ninth" in parameters_of(TrainConfig)["loss"].allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: [*x, *x]", "aliases"),
+        ("a: " + "[" * 5000, "cannot be read"),
+        ("a: " + "x" * 1_100_000, "1,100,003 characters are no parameters"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    ],
+)
+def test_hostile_parameter_file_is_refused(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterError, match=message):
+        read_parameters(tmp_path / "p.yaml")

@@ -79,7 +79,7 @@ def test_unfinished_run_with_the_same_parameters_is_taken_up():
     ("changes", "differs"),
     [
         ({"epochs": 4}, "epochs"),
-        ({"epochs": 4, "images": "data/y"}, "images, epochs"),
+        ({"epochs": 4, "images": "data/y"}, "epochs"),
         ({"seed": 1}, "seed"),
         ({"fingerprint": "f2"}, "the data"),
     ],
@@ -89,6 +89,11 @@ def test_unfinished_run_that_differs_is_refused_and_left_alone(changes, differs)
     with pytest.raises(RunError, match=f"a holds an unfinished run that differs in {differs}; choose another name, or"):
         create(**changes)
     assert Run.open("a").config() == before
+
+
+def test_data_that_was_moved_is_the_same_data():
+    create()
+    assert create(images="data/y").config()["parameters"]["images"] == "data/y"
 
 
 def test_parameter_that_is_no_longer_given_is_a_difference():

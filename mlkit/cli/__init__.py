@@ -11,16 +11,17 @@ import signal
 import sys
 import textwrap
 import threading
+import traceback
 
 import mlkit
-from mlkit.cli import bench, ensemble, labels, predict, run, runs, study, tensorboard, train, tune
+from mlkit.cli import bench, ensemble, labels, predict, rerun, run, runs, study, tensorboard, train, tune
 from mlkit.errors import MlkitError, Terminated, WriteError
 from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
     "start": (run, train),
     "data": (labels, study),
-    "many runs": (runs, tune, ensemble, tensorboard),
+    "many runs": (runs, rerun, tune, ensemble, tensorboard),
     "use a model": (predict,),
     "machine": (bench,),
 }
@@ -44,14 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 141  # as of any program that SIGPIPE ends
     except (WriteError, OSError) as error:
         _close_output()
+        _trace(options)
         print(f"mlkit: {_line(error)}", file=sys.stderr)
         return 1
     except MlkitError as error:
+        _trace(options)
         print(f"mlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
+
+
+def _trace(options: argparse.Namespace) -> None:
+    """Where an error comes from, for those who asked."""
+    if options.debug:
+        traceback.print_exc()
 
 
 def _end(number: int, _: object) -> None:
@@ -76,9 +85,10 @@ def _close_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "mlkit", usage="mlkit [-h] [--version] COMMAND ...", formatter_class=argparse.RawDescriptionHelpFormatter
+        "mlkit", usage="mlkit [-h] [--version] [--debug] COMMAND ...", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=mlkit.__version__)
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     parser.set_defaults(goes_on="")
     commands = parser.add_subparsers(prog="mlkit", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     lines = ["multi-label image classification with missing labels"]

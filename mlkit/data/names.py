@@ -77,6 +77,26 @@ def find_files(folder: Path, names: Sequence[str], extension: str = "", match: s
     return result
 
 
+def refuse_links(folder: Path, names: Sequence[str]) -> None:
+    """Raise LabelError if an image is a link, or lies in a linked folder, that leads out of the images folder."""
+    inside = {"": True}  # folder within -> whether it is no link
+
+    def is_plain(path: str) -> bool:
+        if path not in inside:
+            parent = path.rpartition("/")[0]
+            inside[path] = is_plain(parent) and not os.path.islink(os.path.join(folder, path))
+        return inside[path]
+
+    for name in names:
+        file = os.path.join(folder, name)
+        if os.path.islink(file) or not is_plain(name.rpartition("/")[0]):
+            target = Path(os.path.realpath(file))
+            if not target.is_relative_to(folder.resolve()):
+                raise LabelError(
+                    f"{name} is a link that leads out of the images folder, to {target}; if that is meant, say links: true"
+                )
+
+
 def mends(folder: Path, names: Sequence[str]) -> str:
     """Settings that would find files for the names that have none, with how many each would, for people; empty: none."""
     lost = _without_file(folder, names)

@@ -9,7 +9,7 @@ from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import LabelFile, read_label_file
 from mlkit.data.levels import check_range
-from mlkit.data.names import MATCHES, exclude_images, find_files
+from mlkit.data.names import MATCHES, exclude_images, find_files, refuse_links
 from mlkit.data.reading import Reading
 from mlkit.data.sample import ensure_sample
 from mlkit.data.values import plain_values
@@ -37,6 +37,7 @@ class DataSource(Reading):
     image_column: Annotated[str, "column that names the image; empty: the first, or one called like it"] = ""
     extension: Annotated[str, "of the image files, where the names have none or another: .jpg"] = ""
     match: Annotated[str, OneOf(MATCHES), "how names may differ from those of the files"] = "exact"
+    links: Annotated[bool, "images may be links to files outside of their folder"] = False
     strict: Annotated[bool, "a missing or broken image is an error instead of being left out"] = False
 
     def __post_init__(self) -> None:
@@ -66,6 +67,8 @@ class DataSource(Reading):
         names = self.files_of(file)
         table = file.labels.set_axis(pd.Index(names, name="image", dtype=object))
         table.attrs = file.labels.attrs
+        if not self.links:
+            refuse_links(folder, names)
         cache = build_cache(folder, names, image_size, self.reading)
         check_range(cache.levels, self.reading, shown(folder))
         kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)

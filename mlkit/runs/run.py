@@ -19,6 +19,7 @@ from mlkit.runs.names import folder_of, named_folder, new_folder, outputs_root
 from mlkit.runs.table import FILES
 
 TRAIN_ONE = "train one with notebook 02 or `mlkit train`"  # the way out where there is no run, or no model
+_PLACES = ("images", "labels")  # parameters of where the data is; whether it is the same, its fingerprint says
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 
@@ -64,6 +65,8 @@ class Run(Folder):
                     f"{shown(run.path)} holds an unfinished run that differs in {', '.join(changed)}; "
                     "choose another name, or overwrite"
                 )
+            if (made := run.config())["parameters"] != parameters:  # the same data at another place
+                run.write_json("config.json", made | {"parameters": parameters})
             return run
         config = {
             "id": uuid.uuid4().hex,
@@ -101,7 +104,8 @@ class Run(Folder):
         """Names of the parameters, the data, the files that are others than the run was made with and from."""
         made = self.config()
         old, was, now = made["parameters"], made.get("contents", {}), contents(parameters)
-        changed = [name for name in {**parameters, **old} if parameters.get(name, ...) != old.get(name, ...)]
+        names = [name for name in {**parameters, **old} if name not in _PLACES]
+        changed = [name for name in names if parameters.get(name, ...) != old.get(name, ...)]
         changed += [] if made["data"] == fingerprint else ["the data"]
         return changed + [f"the content of {name}" for name in was | now if was.get(name) != now.get(name)]
 

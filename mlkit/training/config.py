@@ -9,7 +9,7 @@ from mlkit.data.labels import POS_WEIGHT_POLICIES
 from mlkit.errors import ParameterError, nearest
 from mlkit.evaluation.thresholds import parse_policy
 from mlkit.losses import LOSSES, get_loss
-from mlkit.parameters import Between, OneOf, check_parameters
+from mlkit.parameters import Between, OneOf, check_parameters, load_yaml
 from mlkit.training.augment import Augmentation, Strengths
 
 
@@ -92,7 +92,7 @@ class TrainConfig(Strengths):
     def loss_arguments(self) -> dict[str, Any]:
         """What the loss is called with out of `loss_settings`, checked against its signature."""
         try:
-            given = yaml.safe_load(f"{{{self.loss_settings}}}")
+            given = load_yaml(f"{{{self.loss_settings}}}")
         except yaml.YAMLError:
             given = None
         if not isinstance(given, dict) or None in given.values():

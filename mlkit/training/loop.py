@@ -294,6 +294,7 @@ class Training:
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "device": str(self.step.device),
             "ran_on": self.step.device.short,
+            "processor": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         }
         model = TrainedModel(network, meta, self.prevalence, pos_weight)
         table = finish_run(self.run, model, outputs, self.config.threshold, facts)

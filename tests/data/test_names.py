@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import POSIX
 
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
@@ -76,3 +77,15 @@ def test_address_is_told_as_it_was_written(tmp_path):
     (tmp_path / "labels.csv").write_text("image,sea\nhttps://host.example//a.jpg,1\n", encoding="utf-8")
     with pytest.raises(LabelError, match=r"line 2: 'https://host.example//a.jpg' is an address; download the images"):
         DataSource(str(tmp_path), str(tmp_path / "labels.csv")).open(16)
+
+
+@POSIX
+def test_links_out_of_the_images_folder_are_followed_only_where_that_is_said(folder, sample, tmp_path):
+    data = folder(["a.jpg"], ["a.jpg", "b.jpg", "c/d.jpg"])
+    (tmp_path / "images" / "b.jpg").symlink_to("a.jpg")  # within
+    (tmp_path / "images" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(sample / "images" / "0005.jpg", tmp_path / "elsewhere" / "d.jpg")
+    with pytest.raises(LabelError, match=r"c/d.jpg is a link that leads out of the images folder, to .*elsewhere/d.jpg"):
+        DataSource(**data).open(16)
+    assert len(DataSource(**data, links=True).open(16)) == 3
