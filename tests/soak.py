@@ -93,6 +93,8 @@ def killed(arguments: list[str], moments: Callable[[], float]) -> int:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         deaths += 1
+        if Run(outputs_root() / arguments[-1]).finished:  # killed when all was written
+            return deaths
 
 
 def kill_all(folder: Path, kills: int, seed: int) -> int:

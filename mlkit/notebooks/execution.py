@@ -50,6 +50,8 @@ def execute(
     make_folder(run.path)
     # a kernel that is shut down may say "KeyboardInterrupt", which alarms and means nothing
     quiet = {"extra_arguments": ["--log-level=CRITICAL"]}
+    # an interrupted training saves before it ends; after half of these seconds the kernel is told again, at the end killed
+    kernel = {"transport_encryption": "auto", "shutdown_wait_time": 120.0}
     # this environment's kernel, whatever else is installed or on JUPYTER_PATH
     own = {SWITCH: "off", "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), HELD: str(run.path)}
     with environment(**own), bar(total=len(notebook_cells(notebook)), desc=notebook, unit="cell") as progress:
@@ -66,7 +68,7 @@ def execute(
                 execution_timeout=timeout,
                 store_widget_state=False,
                 on_cell_start=position.move,
-                config=Config({"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": quiet}),
+                config=Config({"KernelManager": kernel, "NotebookClient": quiet}),
             )
         except KeyboardInterrupt:
             raise InterruptedNotebook(run, notebook, position.cell, "interrupted") from None
