@@ -46,8 +46,10 @@ def run(options: argparse.Namespace) -> int:
     except notebooks.NotebookError as error:
         how = _resume(error, "--only" if options.only else "--from")
         again = command_line(["mlkit", "run", "--name", error.run.name, *how])
-        print(f"\nmlkit: a notebook failed\n{error}\nresume:   {again}", file=sys.stderr)
-        return 1
+        interrupted = isinstance(error, notebooks.InterruptedNotebook)
+        what = "interrupted, what was done is saved" if interrupted else "a notebook failed"
+        print(f"\nmlkit: {what}\n{error}\nresume:   {again}", file=sys.stderr)
+        return 130 if interrupted else 1
     print(f"\nmade in {result}:")
     for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in notebooks.CHAIN)]):
         if file.exists():
