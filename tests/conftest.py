@@ -43,9 +43,9 @@ SMALL = {
 }
 READERS = ("03_plot_loss", "04_single_image_inference", "05_evaluate")  # of a run, which another process may have made
 BRIEF = """
-from mlkit.bench import footprint, machine, measurements
+from mlkit.bench import footprint, machine, measurements, reading
 footprint._call = lambda arguments, outputs: "1.0"  # processes of their own: the bench's own tests start them
-measurements.SEARCHED, measurements.FRAMES, machine._LONG = 200, 50, 0.0
+measurements.SEARCHED, measurements.FRAMES, machine._LONG, reading.ROWS = 200, 50, 0.0, 200
 """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mlkit.bench.config import BenchConfig
+from mlkit.bench.reading import ATTRIBUTES, ROWS, parts
 from mlkit.data.cache import cores
 
 
@@ -24,6 +25,7 @@ class _Row:
 def _rows(config: BenchConfig) -> list[_Row]:
     plain, step = {"plain": "plain_img_per_s"}, {"pure step": "step_img_per_s"}
     decode, predict = {"plain": "plain_decode_img_per_s"}, {"plain": "plain_predict_img_per_s"}
+    file = f"label file of {ROWS:,} x {ATTRIBUTES}" + (f", from 1/{parts(config)} of it" if parts(config) > 1 else "")
     small, large = config.cache_count // 10, config.cache_count
     return [
         _Row("plain_0_workers_img_per_s", "training: plain loop, 0 workers"),
@@ -47,6 +49,8 @@ def _rows(config: BenchConfig) -> list[_Row]:
         _Row("frozen_s", "training the head alone, ten epochs", "s", {"the pass": "inference_pass_s"}),
         _Row("duplicates_s", "search for near duplicates: 50,000 images", "s"),
         _Row("duplicates_of_a_scene_s", "search for near duplicates: 8,000 frames of one scene", "s"),
+        _Row("plain_labels_s", f"{file}: pandas.read_csv", "s"),
+        _Row("mlkit_labels_s", f"{file}: mlkit", "s", {"pandas": "plain_labels_s"}),
         _Row("import_s", "start: import mlkit", "s"),
         _Row("help_s", "start: mlkit --help", "s"),
         _Row("predict_cold_s", "start: mlkit predict, one image", "s"),

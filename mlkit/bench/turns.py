@@ -22,6 +22,7 @@ from mlkit.bench.machine import processor, seconds_per_image, tuned_convolutions
 from mlkit.bench.measurements import EPOCHS, Measurements
 from mlkit.bench.memory import memory, memory_of_caches
 from mlkit.bench.photos import labelled_images
+from mlkit.bench.reading import label_file
 from mlkit.bench.report import medians
 from mlkit.data.cache import cores
 from mlkit.files import make_folder
@@ -107,6 +108,7 @@ def _take_turns(config: BenchConfig, bench: Measurements, started: float) -> tup
                 taken.take(measurement)
             turns, longest = turns + 1, max(longest, time.monotonic() - began)
         taken.take(bench.duplicates)
+        taken.take(label_file, bench.work, config)
         taken.take(memory, bench, config)
         if config.cache_count:
             taken.take(memory_of_caches, bench, config, started + 60 * config.minutes)

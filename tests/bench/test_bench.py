@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import json
 import math
+from dataclasses import asdict
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -14,11 +16,11 @@ import torch
 from PIL import Image
 
 from mlkit import bench
-from mlkit.bench import BenchConfig, footprint, load, machine, measure, measurements, plots, turns
+from mlkit.bench import BenchConfig, footprint, load, machine, measure, measurements, plots, reading, turns
 from mlkit.bench.machine import matrix_product
 from mlkit.bench.photos import make_photos
 from mlkit.cli import main
-from mlkit.data.labelfile import write_labels
+from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes
 from mlkit.errors import MlkitError
 from mlkit.models.device import Device
@@ -49,6 +51,8 @@ KEYS = {
     "mlkit_predict_one_ms",
     "duplicates_s",
     "duplicates_of_a_scene_s",
+    "plain_labels_s",
+    "mlkit_labels_s",
     "import_s",
     "help_s",
     "predict_cold_s",
@@ -108,6 +112,7 @@ def measured(tmp_path_factory):
         patch.setattr(machine, "_LONG", 0.0)
         patch.setattr(measurements, "SEARCHED", 200)
         patch.setattr(measurements, "FRAMES", 50)
+        patch.setattr(reading, "ROWS", 200)
         assert main(["bench", "--images", str(folder / "images"), *small, "--json", str(folder / "figures.json")]) == 0
         assert not list(outputs_root().iterdir()), "nothing is left behind"
     return json.loads((folder / "figures.json").read_text(encoding="utf-8")), printed.getvalue()
@@ -150,6 +155,24 @@ def test_table_says_what_the_machine_does_not_have(measured):
         reason = "left out: ONEDNN_MAX_CPU_ISA is AVX2, which has no bf16 instructions"
         assert bench.table(figures).loc[label].tolist() == ["-", "-", "-", "", reason]
         assert reason in printed
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "label"), [({}, 80, "202,599 x 40"), ({"minutes": 0.5}, 20, "202,599 x 40, from 1/4 of it")]
+)
+def test_label_file_of_celebas_size_is_read_beside_pandas(asked, rows, label, measured, tmp_path, monkeypatch):
+    """Of a short bench a quarter, and that is said; a clock of our own goes by one second a look."""
+    clock = itertools.count()
+    monkeypatch.setattr(reading, "ROWS", 80)
+    monkeypatch.setattr(reading, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    config = BenchConfig(**asked)
+    taken = reading.label_file(tmp_path, config)
+    assert taken == {"plain_labels_s": 80 / rows, "mlkit_labels_s": 80 / rows}
+    labels = read_labels(tmp_path / "many-labels.csv", values={"1": "yes", "-1": "no"})
+    assert labels.shape == (rows, 40)
+    assert 0.4 < labels.to_numpy(int).mean() < 0.6
+    table = bench.table(measured[0] | {"config": asdict(config)})
+    assert table.loc[f"label file of {label}: mlkit", "ratio"].endswith(" x pandas")
 
 
 @pytest.mark.parametrize(("native", "asked", "expected"), [(True, None, 2), (False, None, 1), (False, torch.bfloat16, 2)])
@@ -197,6 +220,7 @@ def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypa
     played = Played(left_out={}, files=["x"] * 8, gflop=1.0)
     monkeypatch.setattr(turns, "Measurements", lambda *arguments: played)
     monkeypatch.setattr(turns, "memory", played.memory)
+    monkeypatch.setattr(turns, "label_file", played.label_file)
     monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     small = {"count": 12, "image_size": 16, "batch_size": 4, "cache_count": 0}
     assert measure(BenchConfig(**small, minutes=1))["turns"] == 4, "48 of 60 seconds are for the turns"
