@@ -9,7 +9,13 @@ from mlkit.models.modelfile import load_model, save_model
 from mlkit.models.networks import Ensemble, build_model, compute_logits, normalise, place
 from mlkit.models.torchfile import save_torch
 
-META = {"backbone": "resnet18", "image_size": 32, "attributes": ["a", "b", "c"]}
+META = {
+    "backbone": "resnet18",
+    "image_size": 32,
+    "attributes": ["a", "b", "c"],
+    "calibration": from_pos_weight(["a", "b", "c"], 1.0).to_dict(),
+    "thresholds": dict.fromkeys("abc", 0.5),
+}
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "vit_b_16", "shufflenet_v2_x0_5"])
