@@ -31,7 +31,8 @@ class ClaimError(RunError):
     def __init__(self, what: str, pid: int = 0, host: str = "") -> None:
         here = host in ("", platform.node())
         who = f"process {pid}{'' if here else f' on {host}'}" if pid else "another process"
-        super().__init__(f"{what} is at work in {who}; wait until it ends, or choose another name")
+        mend = "wait until it ends" if here else "wait until it ends, take it over once that is dead (mlkit --take-over ...)"
+        super().__init__(f"{what} is at work in {who}; {mend}, or choose another name")
 
 
 class WriteError(MlkitError):

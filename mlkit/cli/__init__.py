@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
+    if options.take_over:
+        os.environ["MLKIT_TAKE_OVER"] = "yes"  # `runs.claims.TAKE_OVER`, for kernels and workers too
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
     try:
@@ -85,10 +87,13 @@ def _close_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "mlkit", usage="mlkit [-h] [--version] [--debug] COMMAND ...", formatter_class=argparse.RawDescriptionHelpFormatter
+        "mlkit",
+        usage="mlkit [-h] [--version] [--debug] [--take-over] COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=mlkit.__version__)
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    parser.add_argument("--take-over", action="store_true", help="of processes on other machines, which are dead")
     parser.set_defaults(goes_on="")
     commands = parser.add_subparsers(prog="mlkit", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     lines = ["multi-label image classification with missing labels"]

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from mlkit.errors import ClaimError
 from mlkit.files import make_folder, shown
 
+TAKE_OVER = "MLKIT_TAKE_OVER"  # set: what processes of other machines did not give back is taken, see `mlkit --take-over`
+
 
 class Claim:
     """The right to work at something, which one process has at a time: a locked file, and one beside it with who holds it.
@@ -30,7 +32,8 @@ class Claim:
             what: is claimed, for the error.
 
         Raises:
-            ClaimError: if another process has it.
+            ClaimError: if another process has it; on another machine, if that did not give it back, unless `TAKE_OVER` is
+                set.
         """
         make_folder(path.parent)
         self._by, self._lock = path.with_name(f"{path.name}.by"), FileLock(path, timeout=0)
@@ -39,9 +42,10 @@ class Claim:
         except Timeout:
             raise ClaimError(what, **_holder(self._by)) from None
         before, own = _holder(self._by), {"pid": os.getpid(), "host": platform.node()}
-        if before and before["host"] != own["host"]:  # not every network file system tells other machines of a lock
-            last = f"process {before['pid']} on {before['host']}"
-            print(f"{what} was not given back by {last}; if that is still at work, stop one of the two")
+        # not every network file system tells other machines of a lock
+        if before and before["host"] != own["host"] and not os.environ.get(TAKE_OVER):
+            self._lock.release(force=True)
+            raise ClaimError(what, **before)
         self._by.write_text(json.dumps(own), encoding="utf-8")
 
     def release(self) -> None:
