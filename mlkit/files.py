@@ -4,10 +4,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,33 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_csv(path: str | Path, table: "pd.DataFrame", **options: Any) -> None:
-    """Write a table, whole or not at all; the same bytes on every system. `options` are those of `DataFrame.to_csv`."""
+    """Write a table, whole or not at all; the same bytes on every system, nothing in it a formula, see `defused`.
+
+    `options` are those of `DataFrame.to_csv`.
+    """
     with atomic(path) as temporary:
-        table.to_csv(temporary, lineterminator="\n", **options)
+        defused(table).to_csv(temporary, lineterminator="\n", **options)
+
+
+def defused(table: "pd.DataFrame") -> "pd.DataFrame":
+    """A table whose texts no spreadsheet takes for a formula: those that begin like one get an apostrophe before them."""
+    return _rewritten(table, _FORMULA, "'{}".format)
+
+
+def as_written(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The inverse of `defused`."""
+    return _rewritten(table, _DEFUSED, lambda text: text[1:])
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_DEFUSED = re.compile(r"'+[=+\-@\t\r]")
+
+
+def _rewritten(table: "pd.DataFrame", pattern: re.Pattern[str], write: Callable[[str], str]) -> "pd.DataFrame":
+    """A table with the texts that begin like a pattern written in another way."""
+    rewritten = table.copy(deep=False)
+    for name in table.columns[[getattr(kind, "kind", "O") not in "biufc" for kind in table.dtypes]]:
+        texts = (text for text in table[name].dropna().unique() if isinstance(text, str) and pattern.match(text))
+        if new := {text: write(text) for text in texts}:
+            rewritten[name] = table[name].map(lambda value, new=new: new.get(value, value))
+    return rewritten

@@ -280,6 +280,20 @@ def test_a_claim_is_given_back_at_the_end_and_that_of_another_machine_is_taken_o
             Claim(run / "lock", "it")
 
 
+# --- tables
+
+
+def test_no_cell_of_a_table_is_a_formula_and_all_are_read_back():
+    run = create()
+    names = ["=1+1", "'=x", "+49", "-", "@a", "plain", "a=b", "'quoted'"]
+    table = pd.DataFrame({"image": names, "value": [-1.5] * 8, "count": range(8)})
+    run.write_table("table.csv", table)
+    text = (run / "table.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [line.split(",")[0] for line in text] == ["'=1+1", "''=x", "'+49", "'-", "'@a", "plain", "a=b", "'quoted'"]
+    assert text[0].endswith(",-1.5,0")
+    pd.testing.assert_frame_equal(run.read_table("table.csv"), table, check_dtype=False)
+
+
 # --- open
 
 

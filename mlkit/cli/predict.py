@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.cli.given import typed_run
-from mlkit.files import atomic, shown
+from mlkit.files import atomic, defused, shown
 
 
 def add_to(commands: Any) -> None:
@@ -48,7 +48,7 @@ def predict(options: argparse.Namespace) -> int:
     with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
         table = predictor.predict(paths, broken.append)
         if file:
-            table.to_csv(file, index=False, na_rep="NA", lineterminator="\n")
+            defused(table).to_csv(file, index=False, na_rep="NA", lineterminator="\n")
     for error in broken:
         print(f"mlkit: {error}", file=sys.stderr)
     if not options.csv:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mlkit.errors import RunError
-from mlkit.files import make_folder, read_json, shown, write_csv, write_json
+from mlkit.files import as_written, make_folder, read_json, shown, write_csv, write_json
 
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
@@ -45,7 +45,7 @@ class Folder:
             table: pd.DataFrame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
         except ValueError as error:  # pandas' parser errors are such
             raise RunError(f"{path} is damaged ({error}); train the run again, with --overwrite") from None
-        return table
+        return as_written(table)
 
     def new(self, file: str) -> Path:
         """Path of a file that is written now; its name goes on record as one of mlkit's own, see `record`."""
