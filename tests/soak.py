@@ -1,6 +1,7 @@
-"""Proof that nothing is lost: trainings killed at random moments, writes that fail one after the other. `make soak`.
+"""Proof that nothing is lost: trainings killed at random moments, writes that fail one after the other, damaged files.
 
-Every training is compared with one that nobody disturbed: history, predictions and weights must be the same bytes.
+`make soak`. Every training is compared with one that nobody disturbed: history, predictions and weights must be the same
+bytes. A damaged file gives a result or an error of mlkit's own, never another.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,17 @@ import torch
 import mlkit.files
 import mlkit.training.loop
 from mlkit.cli import main
-from mlkit.files import environment
+from mlkit.data.formats import read_other, write_other
+from mlkit.data.formats.statements import Options
+from mlkit.data.images import load_image
+from mlkit.data.labelfile import read_label_file, read_labels
+from mlkit.errors import MlkitError
+from mlkit.files import environment, resolve
+from mlkit.models.modelfile import load_model
 from mlkit.models.torchfile import load_torch
 from mlkit.runs import Run, outputs_root
 from mlkit.training.loop import Training
+from mlkit.training.recipe import Recipe
 
 BASE = {
     "backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32, "batch_size": 8, "epochs": 2, "precision": "fp32",
@@ -190,6 +198,74 @@ def full_disk(folder: Path, outputs: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """A file with some bytes changed, cut, doubled or taken from elsewhere in it."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 6)):
+        at, length = chance.randrange(len(data) + 1), chance.choice((1, 1, 1, 2, 8, 64))
+        match chance.randrange(5):
+            case 0:
+                data[at : at + length] = chance.randbytes(length)
+            case 1:
+                del data[at : at + length]
+            case 2:
+                data[at:at] = data[at : at + length] * chance.choice((1, 2, 50))
+            case 3:
+                data[at:at] = chance.choice(
+                    (b",", b"\n", b'"', b"\t", b"[", b"{", b"NA", b"-1", b"\0", b"\xff", b"..", b"=1")
+                )
+            case 4:
+                start = chance.randrange(len(data) + 1)
+                data[at : at + length] = data[start : start + length]
+    return bytes(data)
+
+
+def fuzz(folder: Path, inputs: int, seed: int) -> int:
+    """Give mutated real files to all that reads files: a result, or one of mlkit's own errors; returns how many were given.
+
+    Label files, those of other tools, images, parameter files and model files, the latter rarely, since each takes long.
+    """
+    chance, work = random.Random(seed), folder / "fuzz"
+    work.mkdir()
+    photos = [file for file in sorted(Path(__file__).with_name("photos").rglob("*.*")) if file.suffix not in (".md", ".csv")]
+    labels = (folder / "labels.csv").read_bytes()
+    write_other(read_labels(folder / "labels.csv"), work / "tasks.json")
+    write_other(read_labels(folder / "labels.csv"), work / "labels.parquet")
+    text = {
+        "labels.csv": labels,
+        "labels.tsv": labels.replace(b",", b"\t"),
+        "labels.txt": b"\n".join(labels.replace(b",", b" ").splitlines()[1:]),
+        "tags.csv": b"image,tags\na.jpg,haze|primary\nb.jpg,\nc.jpg,clear|haze\n",
+        "tasks.json": (work / "tasks.json").read_bytes()[:4000] + b"]",
+        "list_attr.txt": b"2\nSmiling Hat\na.jpg 1 -1\nb.jpg -1 1\n",
+        "lines.jsonl": b'{"image": "a.jpg", "tags": ["x"]}\n{"image": "b.jpg", "tags": []}\n',
+        "labels.parquet": (work / "labels.parquet").read_bytes(),
+    }
+    recipe = Path(resolve("notebooks/parameters/seed.yaml")).read_bytes()
+    model = (outputs_root() / "whole" / "model.pth").read_bytes()
+    for number in range(inputs):
+        kind = "model" if not number % 2000 else chance.choice(("labels", "labels", "formats", "images", "images", "yaml"))
+        name = {"model": "model.pth", "yaml": "recipe.yaml"}.get(kind) or chance.choice(list(text))
+        source = model if kind == "model" else recipe if kind == "yaml" else text[name]
+        if kind == "images":
+            photo = chance.choice(photos)
+            name, source = f"photo{photo.suffix}", photo.read_bytes()
+        file = work / name
+        file.write_bytes(mutated(source, chance))
+        read = {
+            "labels": lambda file=file: read_label_file(file),
+            "formats": lambda file=file: read_other(file, Options(absent="NA")),
+            "images": lambda file=file: load_image(file, 32),
+            "yaml": lambda file=file: Recipe.read(str(file)),
+            "model": lambda file=file: load_model(file),
+        }[kind]
+        signal.alarm(60)  # whatever takes so long never ends
+        with suppress(MlkitError):
+            read()
+        signal.alarm(0)
+    return inputs
+
+
 if __name__ == "__main__":
     import tempfile
 
@@ -199,6 +275,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="let only every N-th write fail")
+    parser.add_argument("--inputs", type=int, default=100_000, help="damaged files to read")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process that has begun threads cannot be forked
     with tempfile.TemporaryDirectory() as place:
@@ -209,4 +286,6 @@ if __name__ == "__main__":
         if sys.platform == "linux" and os.geteuid() == 0:
             full_disk(data, outputs)
         died = kill_all(data, options.kills, options.seed)
+        read = fuzz(data, options.inputs, options.seed)
+        print(f"{read} damaged files were read or refused")
         print(f"{failed} writes failed, {died} trainings were killed: nothing lost")

@@ -1,6 +1,7 @@
 """All formats: one row each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mlkit.data.formats.jsonfiles import is_coco, is_labelstudio, read_coco, rea
 from mlkit.data.formats.statements import Options
 from mlkit.data.formats.tables import is_celeba, is_long, is_tags, read_celeba, read_long, read_tags
 from mlkit.data.labelfile import read_labels, write_labels
-from mlkit.errors import LabelError
+from mlkit.errors import LabelError, MlkitError
 from mlkit.files import resolve, shown
 
 
@@ -42,7 +43,20 @@ FORMATS = {  # in the order in which a file is asked
 def recognise(path: str | Path) -> str:
     """Name of the format that a file has, by its content. Raises LabelError if it cannot be read at all."""
     path = _there(path)
-    return next(name for name, one in FORMATS.items() if one.recognise(path))
+    with _structure(path, "a label file"):
+        return next(name for name, one in FORMATS.items() if one.recognise(path))
+
+
+@contextmanager
+def _structure(path: str | Path, what: str) -> Iterator[None]:
+    """Within: what a file does not have where its format has something is said of the file."""
+    try:
+        yield
+    except MlkitError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise LabelError(f"{shown(path)} is not built as {what} is ({reason}); export it again, or see --from") from None
 
 
 def read_other(path: str | Path, options: Options, format: str = "") -> pd.DataFrame:
@@ -51,7 +65,9 @@ def read_other(path: str | Path, options: Options, format: str = "") -> pd.DataF
     Raises:
         LabelError: naming the file and what is wrong, or the question that the person must answer.
     """
-    return FORMATS[format or recognise(path)].read(_there(path), options)
+    known = FORMATS[format or recognise(path)]
+    with _structure(path, known.meaning):
+        return known.read(_there(path), options)
 
 
 def write_other(labels: pd.DataFrame, path: str | Path, prefix: str = "") -> None:
