@@ -142,7 +142,8 @@ def parameters(varying: pd.DataFrame, mean_ap: pd.Series, across: int = 3) -> Fi
         _panel(varying[names[number]], keys.drop(columns=names[number]), mean_ap, ax)
         if number % across == 0:
             ax.set_ylabel("mAP on the\nimages that judge")
-    figure.suptitle("mAP by parameter (numbers joined: equal in everything else)")
+    space = "\n" if across == 1 else " "  # a single panel is narrower than the title
+    figure.suptitle(f"mAP by parameter{space}(numbers joined: equal in everything else)")
     return figure
 
 
