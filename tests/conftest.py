@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 # before anything computes a path or imports torch, and inherited by every kernel
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes that fight for cores are many times slower
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of tests in the background; what they start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MLKIT_OUTPUTS"] = tempfile.mkdtemp(prefix="mlkit-tests-")
 os.environ["MLKIT_PROGRESS"] = "off"
 

@@ -246,10 +246,7 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
     tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
     program = "from mlkit.notebooks import *\nrun_notebooks({}, {}, name='x')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which whoever began the tests may have set aside
-    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "asleep" in line:
             break
