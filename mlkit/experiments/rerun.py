@@ -41,7 +41,8 @@ def compare(first: Run, second: Run) -> tuple[dict[str, bool], pd.DataFrame]:
         File -> whether its bytes are the same; and a table (index what, columns then, now) of what differs of versions,
         machine and data.
     """
-    files = {file: _text(first, file).equals(_text(second, file)) for file in ("history.csv", "epochs.csv", "predictions.csv")}
+    names = ("history.csv", "epochs.csv", "predictions.csv")
+    files = {file: _text(first, file).equals(_text(second, file)) for file in names}
     then, now = (_circumstances(run) for run in (first, second))
     rows = {name: (then.get(name, "?"), now.get(name, "?")) for name in then | now if then.get(name) != now.get(name)}
     return files, pd.DataFrame.from_dict(rows, orient="index", columns=["then", "now"]).rename_axis("what")
