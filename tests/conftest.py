@@ -118,7 +118,32 @@ def finished(outputs):
 
 
 @pytest.fixture
-def goes_on(monkeypatch):
+def interrupted_at(monkeypatch):
+    """Runs a function whose training saves after every iteration, and is interrupted once it has saved so many times."""
+    from mlkit.training.loop import Training
+
+    real = Training.checkpoint
+
+    def interrupted_at(number, start):
+        saved = []
+
+        def checkpoint(training):
+            real(training)
+            saved.append(1)
+            if len(saved) == number:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "checkpoint_seconds", -1.0)
+            patch.setattr(Training, "checkpoint", checkpoint)
+            with pytest.raises(KeyboardInterrupt):
+                start()
+
+    return interrupted_at
+
+
+@pytest.fixture
+def goes_on(interrupted_at):
     """Checks that a training which is interrupted again and again, and begun again, ends as `whole` did.
 
     Called with a whole run, and a function that trains the same into another run and returns that. It is interrupted after
@@ -128,25 +153,10 @@ def goes_on(monkeypatch):
     import torch
 
     from mlkit.models.torchfile import load_torch
-    from mlkit.training.loop import Training
-
-    real = Training.checkpoint
 
     def check(whole, start):
-        for left in (1, 3):
-
-            def interrupted(training):
-                nonlocal left
-                real(training)
-                left -= 1
-                if not left:
-                    raise KeyboardInterrupt
-
-            with monkeypatch.context() as patch:
-                patch.setattr(Training, "checkpoint_seconds", -1.0)
-                patch.setattr(Training, "checkpoint", interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    start()
+        for number in (1, 3):
+            interrupted_at(number, start)
         cut = start()
         for file in ("history.csv", "epochs.csv", "predictions.csv"):
             first, second = (  # as text: every digit

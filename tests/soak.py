@@ -19,7 +19,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 import mlkit.files
@@ -30,6 +29,7 @@ from mlkit.data.formats.statements import Options
 from mlkit.data.images import load_image
 from mlkit.data.labelfile import read_label_file, read_labels
 from mlkit.errors import MlkitError
+from mlkit.experiments.rerun import compare
 from mlkit.files import environment, resolve
 from mlkit.models.modelfile import load_model
 from mlkit.models.torchfile import load_torch
@@ -72,12 +72,9 @@ def quiet(arguments: list[str]) -> tuple[int, str]:
 def differences(first: Run, second: Run) -> list[str]:
     """Files in which two finished runs differ, times and speeds aside."""
 
-    def tables(file: str) -> list[pd.DataFrame]:
-        whole = (pd.read_csv(run / file, dtype=str) for run in (first, second))
-        return [table.drop(columns=["img_per_s", "seconds"], errors="ignore") for table in whole]
-
-    files = ("history.csv", "epochs.csv", "predictions.csv", "split.csv")
-    found = [file for file in files if not tables(file)[0].equals(tables(file)[1])]
+    files, _ = compare(first, second)
+    files["split.csv"] = first.read_table("split.csv").equals(second.read_table("split.csv"))
+    found = [file for file, same in files.items() if not same]
     states = [load_torch(run / "model.pth")["state_dict"] for run in (first, second)]
     same = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     return found if same else [*found, "model.pth"]

@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     if options.take_over:
-        os.environ["MLKIT_TAKE_OVER"] = "yes"  # `runs.claims.TAKE_OVER`, for kernels and workers too
+        from mlkit.runs.claims import TAKE_OVER
+
+        os.environ[TAKE_OVER] = "yes"  # for kernels and workers too
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
     try:

@@ -9,6 +9,7 @@ from mlkit.data.tablefile import FORMATS, SEPARATORS, TableFile
 from mlkit.data.values import normal
 from mlkit.errors import LabelError, nearest
 from mlkit.files import shown
+from mlkit.progress import listed
 
 # What a column is called, without white space, punctuation and case, that names the images where it is not the first.
 _IMAGE = {
@@ -72,8 +73,7 @@ class Columns:
         if image > index:
             notes.append(f"the images are named by column {image + 1}, {names[image]!r}")
         if left_out := [names[i] for i in rest if i not in places]:
-            named = ", ".join(left_out[:_MOST]) + (f" and {len(left_out) - _MOST} more" if len(left_out) > _MOST else "")
-            notes.append(f"left out, as `attributes` says: {named}")
+            notes.append(f"left out, as `attributes` says: {listed(left_out, _MOST)}")
         if file.separator and file.separator != SEPARATORS[file.path.suffix.lower()]:
             notes.append(f"cells are separated by {file.separator!r}")
         return cls(len(names), image, places, [names[i] for i in places], notes)
@@ -110,9 +110,7 @@ def find_image_column(
             raise LabelError(f"{where}: image_column: no column is called {asked!r}{nearest(asked, names)}")
         return list(names).index(asked)
     called = [
-        i
-        for i, name in enumerate(names)
-        if re.sub(r"[\W_]", "", name.lower()) in _IMAGE and not (i < len(first) and normal(first[i]) in codes)
+        i for i, name in enumerate(names) if plain(name) in _IMAGE and not (i < len(first) and normal(first[i]) in codes)
     ]
     if start in called or not called:
         return start
@@ -122,7 +120,14 @@ def find_image_column(
     return called[0]
 
 
+def plain(name: str) -> str:
+    """A column's name without case, white space and punctuation."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
 def is_chosen(name: str, chosen: Sequence[str]) -> bool:
+    """Whether a name is among those asked for, names or patterns; "!" before one leaves it out."""
+
     def is_in(patterns: Sequence[str]) -> bool:
         return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -23,6 +23,7 @@ from mlkit.data.tablefile import FORMATS, SEPARATORS, SUFFIXES, TableFile
 from mlkit.data.values import code_of_values, normal, question, wanted
 from mlkit.errors import LabelError
 from mlkit.files import atomic, resolve, shown
+from mlkit.progress import listed
 
 _MOST = 5  # of what is wrong alike, so many are named
 _UNKNOWN, _BAD = 2, 3  # beside 1 and 0, codes of cells while they are bytes
@@ -221,7 +222,7 @@ def _of_column(
     count = sum(map(len, found.values()))
     name = columns.attributes[n]
     if count > known:  # an age, a tag, a split
-        named = ", ".join(map(repr, list(found)[:_MOST])) + (f" and {len(found) - _MOST} more" if len(found) > _MOST else "")
+        named = listed(map(repr, found), _MOST)
         mend = f'leave the column out, attributes: ["!{name}"], or say what its values mean with values'
         if any(re.search(r"[\s|;,]", text) for text in found):
             mend += "; of tags in one column `mlkit labels convert --from tags` makes a label file"

@@ -79,6 +79,7 @@ def find_files(folder: Path, names: Sequence[str], extension: str = "", match: s
 
 def refuse_links(folder: Path, names: Sequence[str]) -> None:
     """Raise LabelError if an image is a link, or lies in a linked folder, that leads out of the images folder."""
+    root = folder.resolve()
     inside = {"": True}  # folder within -> whether it is no link
 
     def is_plain(path: str) -> bool:
@@ -91,15 +92,14 @@ def refuse_links(folder: Path, names: Sequence[str]) -> None:
         file = os.path.join(folder, name)
         if os.path.islink(file) or not is_plain(name.rpartition("/")[0]):
             target = Path(os.path.realpath(file))
-            if not target.is_relative_to(folder.resolve()):
+            if not target.is_relative_to(root):
                 raise LabelError(
                     f"{name} is a link that leads out of the images folder, to {target}; if that is meant, say links: true"
                 )
 
 
-def mends(folder: Path, names: Sequence[str]) -> str:
-    """Settings that would find files for the names that have none, with how many each would, for people; empty: none."""
-    lost = _without_file(folder, names)
+def _mends(folder: Path, lost: Sequence[str]) -> str:
+    """Settings that would find files for names that have none, with how many each would, for people; empty: none."""
     files = _files(folder) if lost else []
     counts = {
         f"with {end} at the end (extension: {end})": sum(_with(name, end) in known for name in lost)
@@ -115,12 +115,12 @@ def mends(folder: Path, names: Sequence[str]) -> str:
 
 
 def compare(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str], str]:
-    """Names that have no file, pictures that have no name, and what would find files for the names (see `mends`)."""
+    """Names that have no file, pictures that have no name, and settings that would find files for the names, for people."""
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such images folder; check the path")
-    known = set(names)
+    known, lost = set(names), _without_file(folder, names)
     pictures = [path.relative_to(folder).as_posix() for path in list_images(folder)[0]]
-    return _without_file(folder, names), [name for name in pictures if name not in known], mends(folder, names)
+    return lost, [name for name in pictures if name not in known], _mends(folder, lost)
 
 
 def exclude_images(
@@ -150,7 +150,7 @@ def exclude_images(
     images = list(labels.index[bad])
     where = np.zeros(len(images), int) if lines is None else lines[bad]
     report = pd.DataFrame({"image": images, "line": where, "problem": [problems[image] for image in images]})
-    report.attrs["mend"] = mends(folder, images) if folder else ""
+    report.attrs["mend"] = _mends(folder, _without_file(folder, images)) if folder else ""
     if not images or not (strict or bad.all()):
         return labels[~bad], report
     named = "; ".join(f"line {row.line}: {row.image}: {row.problem}" for row in report.head(_MOST).itertuples())

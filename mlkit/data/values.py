@@ -8,9 +8,8 @@ from mlkit.errors import LabelError
 
 YES, NO, UNKNOWN = 1, 0, -1
 _MEANINGS = {"yes": YES, "no": NO, "na": UNKNOWN, "true": YES, "false": NO, "": UNKNOWN}
-_BLANK = dict.fromkeys(
-    ("", "na", "nan", "<na>", "none"), UNKNOWN
-)  # unknown in every file, unless the mapping says otherwise
+# In every file, unless the mapping says otherwise.
+_BLANK = dict.fromkeys(("", "na", "nan", "<na>", "none"), UNKNOWN)
 _USUAL = {"1": YES, "true": YES, "0": NO, "false": NO}
 _YAML = {"true": ("true", "yes"), "false": ("false", "no")}  # words that YAML has made a boolean of
 

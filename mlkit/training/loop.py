@@ -114,6 +114,7 @@ class Training:
         self._iterations = len(list(batches(self._training, size, config.seed, epoch=0)))  # an epoch
         say(f"data: {self.step.feed}; {self._iterations} iterations of {size} images an epoch")
         self.state = _State()
+        self._interruption = Interruption()
 
     def fit(self, watcher: Watcher | None = None) -> pd.DataFrame:
         """All epochs that are left, and what ends a training; arguments and result as of `train`."""
@@ -122,8 +123,7 @@ class Training:
         total = self.config.epochs * images
         done = self.state.epoch * images + self._within * self.step.batch_size
         self._saved = time.monotonic()
-        with bar(total=total, initial=done, desc="training", unit="image") as progress, Interruption() as interruption:
-            self._interruption = interruption
+        with bar(total=total, initial=done, desc="training", unit="image") as progress, self._interruption:
             for epoch in range(self.state.epoch + 1, self.config.epochs + 1):
                 if self.config.patience and epoch - 1 - self.state.best_epoch >= self.config.patience:
                     stopped = Stopped("patience", epoch - 1)
@@ -298,7 +298,7 @@ class Training:
         }
         model = TrainedModel(network, meta, self.prevalence, pos_weight)
         table = finish_run(self.run, model, outputs, self.config.threshold, facts)
-        for file in ("previous.pt", "last.pt"):
+        for file in ("next.pt", "previous.pt", "last.pt"):  # a process that was killed in between leaves the first
             (self.run / file).unlink(missing_ok=True)
         return table
 

@@ -384,25 +384,13 @@ def test_diverged_training_names_where_and_keeps_the_last_good_checkpoint(datase
     assert load_torch(Run.open("a") / "last.pt")["iteration"] in (1, 2)
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(dataset, sample, monkeypatch, capsys):
+def test_damaged_checkpoint_gives_way_to_the_one_before(dataset, sample, interrupted_at, capsys):
     config = replace(CONFIG, epochs=1)
     whole, _ = start("whole", config, dataset, sample)
-    real, left = train_module.Training.checkpoint, 2
-
-    def interrupted(training):
-        nonlocal left
-        real(training)
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.Training, "checkpoint_seconds", -1.0)
-        patch.setattr(train_module.Training, "checkpoint", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            start("cut", config, dataset, sample)
+    interrupted_at(2, lambda: start("cut", config, dataset, sample))
     cut = Run.open("cut")
     (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:1000])
+    (cut / "next.pt").write_bytes(b"what a process that was killed left")
     start("cut", config, dataset, sample)
     assert "going on from the checkpoint before it" in capsys.readouterr().out
     columns = ["iteration", "epoch", "loss", "lr"]

@@ -134,9 +134,7 @@ def _tasks(
     """Image of each task and its answers, field and choices; None where nobody answered."""
     for row in rows:
         data = row.get("data", row)
-        key = options.image_column or next(
-            (name for name in ("image", "img", "photo", "picture", "url") if name in data), ""
-        )
+        key = options.image_column or next((name for name in _IMAGE if name in data), "")
         if not key or not isinstance(data.get(key), str):
             raise LabelError(f"{shown(path)}: task {row.get('id', '?')} has no image; say its key with -p image_column KEY")
         image = _name(data[key])

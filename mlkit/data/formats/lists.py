@@ -6,17 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlkit.data.columns import plain
 from mlkit.data.formats.statements import Options
 from mlkit.errors import LabelError
 from mlkit.files import shown
 
 _TAGS = re.compile(r"(tags?|labels?|labelname|class|classes|category|categories|objects)\Z")
 _IMAGES = ("image", "imageid", "imagename", "imagepath", "filename", "filepath", "path", "file")
-
-
-def plain(name: str) -> str:
-    """A column's name without case, spaces and punctuation."""
-    return re.sub(r"[\W_]", "", name.lower())
 
 
 def is_of_tags(name: str) -> bool:
@@ -53,9 +49,8 @@ def parquet_lists(path: Path, options: Options) -> Iterator[tuple[str, list[str]
     if column not in schema.names:
         raise LabelError(f"{shown(path)}: which of {schema.names} holds the labels? Say it with --column")
     image = options.image_column or next((name for name in schema.names if plain(name) in _IMAGES), schema.names[0])
-    in_it = (
-        f"{image}.path" if pa.types.is_struct(schema.field(image).type) else image
-    )  # Hugging Face has bytes beside the path
+    # Hugging Face has the bytes of an image beside its path
+    in_it = f"{image}.path" if pa.types.is_struct(schema.field(image).type) else image
     frame = pq.read_table(path, columns=[in_it, column]).to_pandas()
     names = _class_names(schema.metadata or {}, column)
     for name, tags in zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True):  # a part of a struct has a name of its own

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlkit.data.columns import find_image_column, is_chosen
-from mlkit.data.formats.lists import is_of_tags, json_lists, list_column, parquet_lists, plain
+from mlkit.data.columns import find_image_column, is_chosen, plain
+from mlkit.data.formats.lists import is_of_tags, json_lists, list_column, parquet_lists
 from mlkit.data.formats.statements import Options, Statements, say_all
 from mlkit.data.labels import from_codes
 from mlkit.data.tablefile import SUFFIXES, TableFile
@@ -82,6 +82,8 @@ def is_celeba(path: Path) -> bool:
 def is_long(path: Path) -> bool:
     """Two columns, or those of Open Images, whose rows repeat images."""
     if path.suffix.lower() not in SUFFIXES[1:]:
+        return False
+    if path.suffix.lower() == ".parquet" and list_column(path):  # may hold the images: not read whole for a look
         return False
     file = TableFile(path)
     named = {plain(name) for name in file.header}
