@@ -75,8 +75,22 @@ def small_run():
 
 
 def pytest_configure(config):
-    """nbval has limits of its own, of which seconds would do on no busy machine."""
+    """nbval has limits of its own, of which seconds would do on no busy machine; notebooks find what they read."""
     config.option.nbval_cell_timeout = config.option.nbval_kernel_startup_timeout = HANG
+    config.pluginmanager.register(Prepared())
+
+
+class Prepared:
+    """A plugin of its own: what pytest asks of a conftest before a test, it asks for what lies below its folder only."""
+
+    @staticmethod
+    def pytest_runtest_setup(item):
+        """What a notebook reads is there before its kernel asks for it."""
+        overrides = overrides_of(item)
+        if overrides is not None and item.parent.path.stem in READERS:
+            small_run()
+        elif overrides and FEW in str(overrides):
+            draw_few()
 
 
 def wait_for(condition):
@@ -190,12 +204,3 @@ def pytest_collection_modifyitems(items):
             item.cell.source += "".join(f"\n{name} = {value!r}" for name, value in overrides.items())
             if item.parent.path.stem == "09_benchmark":
                 item.cell.source += BRIEF
-
-
-def pytest_runtest_setup(item):
-    """What a notebook reads is there before its kernel asks for it."""
-    overrides = overrides_of(item)
-    if overrides is not None and item.parent.path.stem in READERS:
-        small_run()
-    elif overrides and FEW in str(overrides):
-        draw_few()
