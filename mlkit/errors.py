@@ -35,6 +35,10 @@ class ClaimError(RunError):
         super().__init__(f"{what} is at work in {who}; {mend}, or choose another name")
 
 
+class FormatError(MlkitError):
+    """A file was written in the format of another mlkit; the text names both."""
+
+
 class WriteError(MlkitError):
     """A file or folder cannot be written; the text names it, the reason, and the mend."""
 

@@ -8,12 +8,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.errors import MlkitError, WriteError
+from mlkit.errors import FormatError, MlkitError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ _MENDS = {  # errno -> what a person can do; for those that are not named, the s
 }
 
 
+FORMAT = 1  # of every file that is read back and can hold the number; one that holds none is of this one
 _WAITS = (0.01, 0.03, 0.1, 0.3, 0.6)  # seconds; whoever reads a table has it open for less
 
 
@@ -147,17 +148,28 @@ def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
         raise MlkitError(f"{what} {needed / 1e9:.1f} GB in {shown(folder)}, {free / 1e9:.1f} GB are free; {way_out}")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises MlkitError, naming the file, where it is damaged."""
+def check_format(path: Path, content: dict[str, Any]) -> None:
+    """Take the number of the format out of what was read. Raises FormatError if it is another."""
+    if (found := content.pop("format", FORMAT)) != FORMAT:
+        mend = "read it with the mlkit that wrote it, or make it again with this one"
+        raise FormatError(f"{shown(path)} has format {str(found)[:40]}, this mlkit reads {FORMAT}; {mend}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The values of `write_json`. Raises MlkitError, naming the file, if it is damaged; FormatError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise MlkitError(f"{path} is damaged ({error}); delete what it belongs to, and make that again") from None
+    check_format(path, content)
+    return content
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all. NaN, which JSON lacks, must have been replaced before."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write named values as indented JSON, whole or not at all. NaN, which JSON lacks, must have been replaced before."""
+    text = json.dumps({"format": FORMAT, **values}, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     write_text(path, text + "\n")
 
 

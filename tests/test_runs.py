@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlkit.cli import main
-from mlkit.errors import ClaimError, MlkitError, ParameterError, RunError, WriteError
+from mlkit.errors import ClaimError, FormatError, MlkitError, ParameterError, RunError, WriteError
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
 from mlkit.files import atomic, project_root, resolve, shown, write_json
@@ -135,8 +135,9 @@ def test_overwrite_of_a_run_from_before_there_was_a_record_goes_by_the_table_of_
 
 
 def test_a_config_of_something_else_is_left_alone(outputs):
-    for content in ({"architectures": ["ViT"]}, [1]):
-        write_json(outputs / "foreign" / "config.json", content)
+    (outputs / "foreign").mkdir(parents=True)
+    for content in ('{"architectures": ["ViT"]}', "[1]"):
+        (outputs / "foreign" / "config.json").write_text(content)
         (outputs / "foreign" / "model.pth").touch()
         with pytest.raises(RunError, match=r"foreign/config\.json is not of a run; choose another name"):
             create("foreign", overwrite=True)
@@ -345,6 +346,17 @@ def test_finished_runs_are_found_by_name_and_pattern_each_once():
         find_runs(["c-*"])
 
 
+def test_files_of_another_mlkit_are_refused_by_name():
+    run = create()
+    run.write_json("metrics.json", {"format": 2})
+    with pytest.raises(FormatError, match=r"a/metrics.json has format 2, this mlkit reads 1; read it with the mlkit that"):
+        run.read_json("metrics.json")
+    (run / "config.json").write_text('{"format": "x"}')
+    for use in (create, run.config, lambda: create(overwrite=True)):
+        with pytest.raises(FormatError, match=r"a/config.json has format x"):
+            use()
+
+
 def test_what_the_run_does_not_have_yet_is_named():
     run = create()
     with pytest.raises(RunError, match=r"a/history.csv is missing; the run has not come so far: run notebook 02"):
@@ -425,7 +437,7 @@ def test_written_file_is_as_readable_as_any_other(tmp_path):
     (tmp_path / "plain").touch()
     write_json(tmp_path / "x.json", {"a": "é"})
     assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": "é"}
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"format": 1, "a": "é"}
 
 
 def test_shown_and_resolve_are_inverse_inside_the_project(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from mlkit.errors import ClaimError, WriteError
 from mlkit.experiments.search import worker
 from mlkit.experiments.search.setup import set_up
 from mlkit.experiments.search.trials import trials, write_best
-from mlkit.files import move, write_json
+from mlkit.files import move, write_text
 from mlkit.runs import Claim, Run
 from mlkit.training.loop import train
 from mlkit.training.recipe import Recipe
@@ -175,7 +175,7 @@ def test_a_claim_says_who_has_it_beside_the_locked_file_which_nobody_may_read(tm
 
 
 def test_a_file_that_another_reads_is_replaced_once_it_has_read(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", 1)
+    write_text(tmp_path / "a.txt", "1")
     real, refused = os.replace, []
 
     def replace(source, target):
@@ -185,17 +185,17 @@ def test_a_file_that_another_reads_is_replaced_once_it_has_read(tmp_path, monkey
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    write_json(tmp_path / "a.json", 2)
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "2\n"
+    write_text(tmp_path / "a.txt", "2")
+    assert (tmp_path / "a.txt").read_text() == "2"
     refused.clear()
     (tmp_path / "b").touch()
     move(tmp_path / "b", tmp_path / "c")
     assert (tmp_path / "c").exists()
     monkeypatch.setattr(mlkit.files, "_WAITS", (0.0,))
     refused.clear()
-    with pytest.raises(WriteError, match=r"a\.json cannot be written"):
-        write_json(tmp_path / "a.json", 3)
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "2\n"
+    with pytest.raises(WriteError, match=r"a\.txt cannot be written"):
+        write_text(tmp_path / "a.txt", "3")
+    assert (tmp_path / "a.txt").read_text() == "2"
 
 
 def test_commands_to_be_typed_again_are_quoted_as_windows_has_it(monkeypatch):

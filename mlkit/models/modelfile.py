@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mlkit.errors import MlkitError, WeightsError
-from mlkit.files import shown
+from mlkit.files import check_format, shown
 from mlkit.models.networks import IMAGENET_MEAN, IMAGENET_STD, Ensemble, build_model, set_statistics
 from mlkit.models.pretrained import check_finite
 from mlkit.models.torchfile import load_torch, save_torch
 
-FORMAT = 1  # of model.pth
 # More than this is no model that mlkit trained.
 _MOST_ATTRIBUTES, _MOST_PIXELS, _MOST_MEMBERS, _MOST_VALUES = 100_000, 4096, 1000, 3_000_000
 _NUMBERS = {"thresholds": False, "calibration": False, "metrics": True}  # field -> whether a number may be NaN
@@ -25,7 +24,7 @@ def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None
     state = model.state_dict()  # with the versions of its layers, which some networks ask for
     for name, tensor in state.items():
         state[name] = tensor.detach().cpu().contiguous()
-    save_torch(path, {"format": FORMAT, "meta": meta, "state_dict": state})
+    save_torch(path, {"meta": meta, "state_dict": state})
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -37,8 +36,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     content, file = load_torch(path), shown(path)
     if not isinstance(content, dict) or "state_dict" not in content or "meta" not in content:
         raise WeightsError(f"{file} holds no mlkit model; train one with notebook 02 or `mlkit train`")
-    if content.get("format") != FORMAT:
-        raise WeightsError(f"{file} has model format {str(content.get('format'))[:40]}, this mlkit reads {FORMAT}")
+    check_format(Path(path), content)
     meta, state = content["meta"], content["state_dict"]
     try:
         check_meta(meta)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from mlkit.errors import WeightsError
-from mlkit.files import atomic, resolve, shown
+from mlkit.files import FORMAT, atomic, resolve, shown
 
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> None:
-    """`torch.save`, whole or not at all."""
+    """`torch.save` with the number of mlkit's format, whole or not at all."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         try:
-            torch.save(content, file)
+            torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:  # "unexpected pos": torch's own, over that of the disk
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None

@@ -1,5 +1,6 @@
 """A folder of results, with a record of the files that mlkit wrote in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,8 @@ class Folder:
         return shown(self.path)
 
     def read_json(self, file: str) -> dict[str, Any]:
-        """What a JSON file holds. Raises RunError if it is not there."""
-        value: dict[str, Any] = read_json(self.existing(file))
-        return value
+        """The values in a JSON file. Raises RunError if it is not there."""
+        return read_json(self.existing(file))
 
     def read_table(self, file: str) -> pd.DataFrame:
         """What a CSV file holds. Raises RunError if it is not there."""
@@ -55,9 +55,9 @@ class Folder:
                 record.write(f"{file}\n")  # appended in one piece: several processes may write files at once
         return self.path / file
 
-    def write_json(self, file: str, value: Any) -> None:
-        """Write a value as JSON, whole or not at all."""
-        write_json(self.new(file), value)
+    def write_json(self, file: str, values: Mapping[str, Any]) -> None:
+        """Write named values as JSON, whole or not at all."""
+        write_json(self.new(file), values)
 
     def write_table(self, file: str, table: pd.DataFrame) -> None:
         """Write a table as CSV, without its index, whole or not at all."""

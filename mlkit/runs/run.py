@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import ParameterError, RunError
+from mlkit.errors import FormatError, MlkitError, ParameterError, RunError
 from mlkit.files import digest_file, resolve, shown
 from mlkit.runs.claims import Claim, claim_of, claimed
 from mlkit.runs.folder import RECORD, Folder
@@ -120,13 +120,16 @@ class Run(Folder):
 
         Raises:
             RunError: if config.json is of something else.
+            FormatError: if another mlkit wrote it.
         """
         if not (self.path / "config.json").is_file():
             return ""
         try:
             config = self.config()
             return str(config.get("id", config["created"]))  # an older run has no id
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except FormatError:
+            raise
+        except (MlkitError, KeyError):
             raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name") from None
 
     @property

@@ -19,7 +19,7 @@ from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
 from mlkit.errors import MlkitError, RunError, WeightsError
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.files import move
+from mlkit.files import check_format, move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
 from mlkit.models.modelfile import load_model, save_model
@@ -248,14 +248,17 @@ class Training:
     def _last_checkpoint(self) -> dict[str, Any] | None:
         """The newest that can be read; None where there is none."""
         damaged = []
-        for file in ("last.pt", "previous.pt"):
-            if (self.run / file).exists():
+        for path in (self.run / "last.pt", self.run / "previous.pt"):
+            if path.exists():
                 try:
-                    content: dict[str, Any] = load_torch(self.run / file)
+                    content: dict[str, Any] = load_torch(path)
+                    if not isinstance(content, dict) or not content.keys() >= {"model", "optimizer", "epoch", "best_epoch"}:
+                        raise WeightsError(f"{path} is no checkpoint")
                 except WeightsError as error:
                     damaged.append(error)
                     say(f"warning: {error}; going on from the checkpoint before it, if there is one")
                 else:
+                    check_format(path, content)
                     return content
         if damaged:
             raise RunError(f"{damaged[-1]}, nor is there another checkpoint; begin again with overwrite")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from mlkit.errors import WeightsError
+from mlkit.errors import MlkitError, WeightsError
 from mlkit.models.modelfile import load_model, save_model
 from mlkit.models.networks import build_model
 from mlkit.models.torchfile import load_torch, save_torch
@@ -126,5 +126,5 @@ def test_packed_file_is_refused_before_it_is_unpacked(content, tmp_path):
 )
 def test_other_torch_files_are_named(tmp_path, value):
     torch.save(value, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"model.pth (holds no mlkit model|has model format 99|is no model)"):
+    with pytest.raises(MlkitError, match=r"model.pth (holds no mlkit model|has format 99, this mlkit reads 1|is no model)"):
         load_model(tmp_path / "model.pth")

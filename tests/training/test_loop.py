@@ -13,7 +13,7 @@ from PIL import Image
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, pos_weight, to_codes
 from mlkit.data.source import DataSource
-from mlkit.errors import LabelError, MlkitError, ParameterError, RunError, Terminated
+from mlkit.errors import FormatError, LabelError, MlkitError, ParameterError, RunError, Terminated
 from mlkit.evaluation import calibration
 from mlkit.evaluation.metrics import evaluate
 from mlkit.evaluation.thresholds import choose_thresholds
@@ -22,7 +22,7 @@ from mlkit.losses import LOSSES, masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import load_model, save_model
 from mlkit.models.networks import build_model
-from mlkit.models.torchfile import load_torch
+from mlkit.models.torchfile import load_torch, save_torch
 from mlkit.runs import Run, outputs_root
 from mlkit.training import loop as train_module
 from mlkit.training.config import TrainConfig
@@ -391,6 +391,11 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(dataset, sample, interru
     cut = Run.open("cut")
     (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:1000])
     (cut / "next.pt").write_bytes(b"what a process that was killed left")
+    content = load_torch(cut / "previous.pt")
+    save_torch(cut / "previous.pt", content | {"format": 2})
+    with pytest.raises(FormatError, match=r"previous.pt has format 2, this mlkit reads 1"):
+        start("cut", config, dataset, sample)
+    save_torch(cut / "previous.pt", content)
     start("cut", config, dataset, sample)
     assert "going on from the checkpoint before it" in capsys.readouterr().out
     columns = ["iteration", "epoch", "loss", "lr"]

@@ -146,8 +146,7 @@ def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run
 
 
 def _read(file: Path) -> dict[str, Any]:
-    result: dict[str, Any] = read_json(file)["result"]
-    return result
+    return dict(read_json(file)["result"])
 
 
 def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
