@@ -47,6 +47,11 @@ class Terminated(KeyboardInterrupt):
     """The system asked the process to end (SIGTERM); the command line exits with 143."""
 
 
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Exit code of a command that was ended from outside: 128 and the number of the signal, as shells have it."""
+    return 143 if isinstance(stop, Terminated) else 130
+
+
 class ParameterError(MlkitError):
     """A parameter is unknown or of the wrong type; the text names the nearest known one."""
 

@@ -243,18 +243,22 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 
 
 @POSIX
-def test_interrupt_is_told_like_a_failure(tiny_chain, outputs):
+@pytest.mark.parametrize(
+    ("number", "code", "what"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by the system")]
+)
+def test_interrupt_is_told_like_a_failure(tiny_chain, tmp_path, number, code, what):
+    shutil.copytree(ROOT / "notebooks" / "parameters", tmp_path / "notebooks" / "parameters")
     tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
-    program = "from mlkit.notebooks import *\nrun_notebooks({}, {}, name='x')"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "mlkit", "run", "--name", "x"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "asleep" in line:
             break
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=HANG)
-    assert process.returncode != 0
-    assert "error:    interrupted" in error
+    assert process.returncode == code, error
+    assert f"error:    {what}\nresume:   mlkit run --name x --from 01" in error
 
 
 def test_unnamed_run_with_other_parameters_gets_a_folder_of_its_own(executed):

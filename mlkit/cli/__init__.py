@@ -15,7 +15,7 @@ import traceback
 
 import mlkit
 from mlkit.cli import bench, ensemble, labels, predict, rerun, run, runs, study, tensorboard, train, tune
-from mlkit.errors import MlkitError, Terminated, WriteError
+from mlkit.errors import MlkitError, Terminated, WriteError, exit_code
 from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return exit_code(stop)
 
 
 def _trace(options: argparse.Namespace) -> None:

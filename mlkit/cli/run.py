@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
     from mlkit import notebooks
     from mlkit.data.source import DataSource
-    from mlkit.errors import ParameterError
+    from mlkit.errors import ParameterError, exit_code
     from mlkit.parameters import known_parameters
     from mlkit.training.recipe import known_settings
 
@@ -46,10 +46,10 @@ def run(options: argparse.Namespace) -> int:
     except notebooks.NotebookError as error:
         how = _resume(error, "--only" if options.only else "--from")
         again = command_line(["mlkit", "run", "--name", error.run.name, *how])
-        interrupted = isinstance(error, notebooks.InterruptedNotebook)
-        what = "interrupted, what was done is saved" if interrupted else "a notebook failed"
+        stop = error.stop if isinstance(error, notebooks.InterruptedNotebook) else None
+        what = "interrupted, what was done is saved" if stop else "a notebook failed"
         print(f"\nmlkit: {what}\n{error}\nresume:   {again}", file=sys.stderr)
-        return 130 if interrupted else 1
+        return exit_code(stop) if stop else 1
     print(f"\nmade in {result}:")
     for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in notebooks.CHAIN)]):
         if file.exists():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import MlkitError, WriteError
+from mlkit.errors import MlkitError, Terminated, WriteError
 from mlkit.files import environment, make_folder, move, project_root, reason, shown
 from mlkit.parameters import notebook_cells, notebook_path
 from mlkit.progress import SWITCH, bar, say
@@ -24,7 +24,15 @@ class NotebookError(MlkitError):
 
 
 class InterruptedNotebook(NotebookError):
-    """A notebook was interrupted by the person."""
+    """A notebook was interrupted from outside.
+
+    Attributes:
+        stop: by what.
+    """
+
+    def __init__(self, run: Run, notebook: str, cell: int, stop: KeyboardInterrupt) -> None:
+        super().__init__(run, notebook, cell, "ended by the system" if isinstance(stop, Terminated) else "interrupted")
+        self.stop = stop
 
 
 def execute(
@@ -70,8 +78,8 @@ def execute(
                 on_cell_start=position.move,
                 config=Config({"KernelManager": kernel, "NotebookClient": quiet}),
             )
-        except KeyboardInterrupt:
-            raise InterruptedNotebook(run, notebook, position.cell, "interrupted") from None
+        except KeyboardInterrupt as stop:
+            raise InterruptedNotebook(run, notebook, position.cell, stop) from None
         except Exception as error:
             if why := _why(error, position.cell, timeout):
                 raise NotebookError(run, notebook, position.cell, why) from None

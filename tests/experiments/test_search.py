@@ -253,7 +253,7 @@ def test_training_that_had_ended_before_its_worker_died_counts_in_full(monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(Reporter, "__call__", lambda self, epochs: False)  # nothing was told of it
             play(notebook, run, parameters)
-        raise worker_module.InterruptedNotebook(run, notebook, 1, "interrupted")
+        raise worker_module.InterruptedNotebook(run, notebook, 1, KeyboardInterrupt())
 
     tuning = begin()
     tuning.search(1)
@@ -373,7 +373,7 @@ def test_failed_trial_is_told_and_replaced_and_many_in_a_row_stop_the_worker(mon
 
 def test_interrupted_trial_goes_back_into_the_queue_and_goes_on_in_its_own_run(monkeypatch):
     def interrupt(notebook, run, parameters, **options):
-        raise worker_module.InterruptedNotebook(run, notebook, 1, "interrupted")
+        raise worker_module.InterruptedNotebook(run, notebook, 1, KeyboardInterrupt())
 
     tuning = begin()
     tuning.enqueue([{"learning_rate": 0.002, "batch_size": 16}], seeds=[5])

@@ -132,9 +132,9 @@ def _run(tuning: Tuning, trial: "Trial") -> bool:
                 values = {**tuning.parameters, **trial.params, **marks_of(trial)}
                 execute(TRAINING, run, notebook_parameters(values) | own, silent=True)
         facts, epochs, worth = _result(tuning, run)
-    except InterruptedNotebook:
+    except InterruptedNotebook as interrupted:
         tuning.give_back(number)
-        raise KeyboardInterrupt from None
+        raise interrupted.stop from None
     except MlkitError as error:  # a notebook that failed, or what it left
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
