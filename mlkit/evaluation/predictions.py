@@ -4,7 +4,7 @@ Needs the run folder alone, and for the gallery of mistakes the images that the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.calibration import sigmoid
+from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
 from mlkit.progress import listed
 from mlkit.runs import Run
@@ -44,6 +45,7 @@ class Predictions:
         thresholds: (attributes,), chosen on the validation images.
         prevalence: (attributes,), share of positives among the known training cells; 0.5 where there were none.
         votes: of an ensemble, which of its members had a say on which images, in words.
+        chosen_on: what the thresholds rest on, see `thresholds.smallest_class`; nothing for a run of an older mlkit.
     """
 
     run: Run
@@ -56,6 +58,7 @@ class Predictions:
     thresholds: np.ndarray
     prevalence: np.ndarray
     votes: str = ""
+    chosen_on: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: Run, split: str = "") -> "Predictions":
@@ -89,12 +92,14 @@ class Predictions:
             thresholds=np.array([row["threshold"] for row in facts["attributes"].values()], np.float64),
             prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
             votes=facts.get("judging", ""),
+            chosen_on=facts.get("chosen_on", {}),
         )
 
     def __str__(self) -> str:
         known = int((self.targets >= 0).sum())
         text = f"{self.run}: {len(self.images)} {self.split} images, {known} of {self.targets.size} cells known"
         text += f"\n{self.votes}" if self.votes else ""
+        text += f"\n{few}" if (few := rests_on_few(self.chosen_on)) else ""
         if self.split != "test":
             text += (
                 "\nThe run has no test images: these chose the best epoch, the calibration and the thresholds, and all "

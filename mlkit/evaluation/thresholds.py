@@ -1,10 +1,13 @@
 """Thresholds: the probability from which an attribute counts as present, chosen on validation data."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from mlkit.errors import ParameterError, nearest
-from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, checked
+from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, ENOUGH, checked
+from mlkit.progress import listed
 
 # An attribute with so many known positives stands alone; below, its threshold is mixed with the pooled one.
 ENOUGH_POSITIVES = 50
@@ -62,6 +65,18 @@ def choose_thresholds(
         },
         index=pd.Index(attributes, name="attribute"),
     )
+
+
+def smallest_class(targets: np.ndarray, attributes: list[str]) -> dict[str, int]:
+    """Of each attribute the known yes or the known no, whichever are fewer: what thresholds and calibration rest on."""
+    cells = np.minimum((targets == 1).sum(axis=0), (targets == 0).sum(axis=0))
+    return {name: int(count) for name, count in zip(attributes, cells, strict=True)}
+
+
+def rests_on_few(cells: Mapping[str, int]) -> str:
+    """Of `smallest_class`, which attributes have fewer than `metrics.ENOUGH`, in words; empty where none has."""
+    few = [f"{name} ({count})" for name, count in cells.items() if count < ENOUGH]
+    return f"threshold and calibration rest on fewer than {ENOUGH} known yes, or no, of: {listed(few)}" if few else ""
 
 
 def parse_policy(policy: str | float) -> tuple[str, float]:

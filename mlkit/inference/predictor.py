@@ -15,6 +15,7 @@ from mlkit.data.levels import Levels
 from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation.calibration import Calibration
+from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
 from mlkit.models.device import Device, choose_device
 from mlkit.models.modelfile import load_model
@@ -47,7 +48,7 @@ class Predictor:
     def load(cls, source: str | Path = "", device: str = "auto", precision: str = "") -> "Predictor":
         """Load the model of a run (name or folder), a model file, or (empty) the newest finished run.
 
-        A model whose training is not finished says so on screen.
+        A model whose training is not finished, or whose thresholds rest on few cells, says so on screen.
 
         Args:
             source: run, file or nothing.
@@ -67,6 +68,8 @@ class Predictor:
         predictor = cls(model, meta, chosen, shown(path) if run is None else str(run))
         if not predictor.finished:
             say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
+        if few := rests_on_few(meta.get("chosen_on", {})):
+            say(f"{predictor.source}: {few}")
         return predictor
 
     def __str__(self) -> str:

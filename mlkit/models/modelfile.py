@@ -16,7 +16,7 @@ from mlkit.models.torchfile import load_torch, save_torch
 
 # More than this is no model that mlkit trained.
 _MOST_ATTRIBUTES, _MOST_PIXELS, _MOST_MEMBERS, _MOST_VALUES = 100_000, 4096, 1000, 3_000_000
-_NUMBERS = {"thresholds": False, "calibration": False, "metrics": True}  # field -> whether a number may be NaN
+_NUMBERS = {"thresholds": False, "calibration": False, "chosen_on": False, "metrics": True}  # may a number be NaN?
 
 
 def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
@@ -83,6 +83,7 @@ def check_meta(meta: Any) -> None:
     _expect(isinstance(thresholds, dict) and set(thresholds) == set(names), "thresholds", "a number an attribute")
     seen = meta.get("never_seen", [])
     _expect(isinstance(seen, list) and set(seen) <= set(names), "never_seen", "attributes")
+    _expect(isinstance(meta.get("chosen_on", {}), dict), "chosen_on", "a number an attribute")
     for field, nan in _NUMBERS.items():
         _check_numbers(field, meta.get(field, {}), nan)
     for member in members:

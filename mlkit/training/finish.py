@@ -14,7 +14,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.evaluation import calibration
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, evaluate, macro, micro
-from mlkit.evaluation.thresholds import choose_thresholds
+from mlkit.evaluation.thresholds import choose_thresholds, rests_on_few, smallest_class
 from mlkit.models.modelfile import save_model
 from mlkit.models.networks import statistics_of
 from mlkit.progress import listed, say
@@ -108,6 +108,9 @@ def finish_run(
         calibrator = calibration.fit(outputs["validation"].logits, targets["validation"], names, model.pos_weight)
     probabilities = {side: calibrator.probabilities(part.logits) for side, part in outputs.items()}
     thresholds = choose_thresholds(probabilities["validation"], targets["validation"], names, policy).threshold
+    chosen_on = smallest_class(targets["validation"][:, ~unseen], [name for name in names if name not in meta["never_seen"]])
+    if few := rests_on_few(chosen_on):
+        say(f"{few} (validation images)")
     side = "test" if len(outputs["test"].images) else "validation"
     p, y = probabilities[side], targets[side]
     table = evaluate(p, y, names, model.prevalence, thresholds.to_numpy())
@@ -115,6 +118,7 @@ def finish_run(
     meta = meta | {
         "calibration": calibrator.to_dict(),
         "thresholds": {name: float(value) for name, value in thresholds.items()},
+        "chosen_on": chosen_on,
         "metrics": {"judged_on": side, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
     save_model(run.new("model.pth"), model.network, meta)
@@ -128,6 +132,7 @@ def finish_run(
         {
             "judged_on": side,
             **facts,
+            "chosen_on": chosen_on,
             "mean": _plain(mean),
             "micro": _plain(micro(p, y, model.prevalence, thresholds.to_numpy())),
             "left_out_of_mean": list(mean.attrs["left_out"]),

@@ -159,6 +159,17 @@ def test_what_is_known_of_an_attribute_that_was_never_seen_judges_nobody(trained
     assert table.AP[MEAN] == pytest.approx(table.AP.drop(["ghost", MEAN]).mean())
 
 
+def test_thresholds_that_rest_on_few_cells_say_so_on_every_door(model_file, trained, sample, capsys):
+    run = put(model_file, "few", chosen_on={"a": 9, "b": 10}, metrics={"mAP": 0.5})
+    few = "rest on fewer than 10 known yes, or no, of: a (9)"
+    Predictor.load(run.path)
+    assert f"few: threshold and calibration {few}\n" in capsys.readouterr().out
+    rows = trained.read_table("predictions.csv").query("split == 'validation' and target.notna()")
+    cells = rows.groupby(["attribute", "target"]).size().unstack(fill_value=0).min(axis=1)
+    assert load_model(trained / "model.pth")[1]["chosen_on"] == trained.read_json("metrics.json")["chosen_on"] == dict(cells)
+    assert ("rest on fewer" in str(Predictions.read(trained))) == (cells < 10).any()
+
+
 def test_table_has_a_row_per_image_and_attribute_and_decides_by_threshold(model_file, sample):
     images = sorted((sample / "images").iterdir())[:5]
     table = Predictor.load(model_file).predict(images)
