@@ -39,7 +39,11 @@ class FormatError(MlkitError):
     """A file was written in the format of another mlkit; the text names both."""
 
 
-class WriteError(MlkitError):
+class FailureError(MlkitError):
+    """What was asked for can be had in principle, and failed; the command line exits with 1."""
+
+
+class WriteError(FailureError):
     """A file or folder cannot be written; the text names it, the reason, and the mend."""
 
 

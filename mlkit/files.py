@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.errors import FormatError, MlkitError, WriteError
+from mlkit.errors import FailureError, FormatError, MlkitError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,10 +142,10 @@ def digest_file(path: Path) -> str:
 
 
 def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
-    """Raise MlkitError if `folder` has no room for `needed` bytes; `what` ends in a verb, `way_out` is for the person."""
+    """Raise FailureError if `folder` has no room for `needed` bytes; `what` ends in a verb, `way_out` is for the person."""
     free = shutil.disk_usage(folder).free
     if needed > free * 0.95:
-        raise MlkitError(f"{what} {needed / 1e9:.1f} GB in {shown(folder)}, {free / 1e9:.1f} GB are free; {way_out}")
+        raise FailureError(f"{what} {needed / 1e9:.1f} GB in {shown(folder)}, {free / 1e9:.1f} GB are free; {way_out}")
 
 
 def check_format(path: Path, content: dict[str, Any]) -> None:

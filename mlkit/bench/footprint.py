@@ -18,7 +18,7 @@ from mlkit.data.dataset import batches
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
 from mlkit.data.source import DataSource
-from mlkit.errors import MlkitError
+from mlkit.errors import FailureError
 from mlkit.losses import masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.networks import build_model, compute_logits, place
@@ -39,13 +39,13 @@ def peak_rss_mb(part: str, outputs: Path, **arguments: Any) -> float:
     """Peak resident memory, in MB, of a fresh process that runs one function of this module.
 
     Raises:
-        MlkitError: if the process fails; the text is the last line that it printed.
+        FailureError: if the process fails; the text is the last line that it printed.
     """
     return float(_call(["-c", _PROGRAM, part, json.dumps(arguments)], outputs).splitlines()[-1])
 
 
 def wall_seconds(arguments: list[str], outputs: Path) -> float:
-    """Seconds that `python ARGUMENTS` takes from start to exit. Raises MlkitError if it fails."""
+    """Seconds that `python ARGUMENTS` takes from start to exit. Raises FailureError if it fails."""
     started = time.perf_counter()
     _call(arguments, outputs)
     return time.perf_counter() - started
@@ -121,5 +121,5 @@ def _call(arguments: list[str], outputs: Path) -> str:
     )
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MlkitError(f"a part of the bench failed in its own process with exit code {result.returncode}: {last}")
+        raise FailureError(f"a part of the bench failed in its own process with exit code {result.returncode}: {last}")
     return result.stdout

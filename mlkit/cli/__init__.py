@@ -15,7 +15,7 @@ import traceback
 
 import mlkit
 from mlkit.cli import bench, ensemble, labels, predict, rerun, run, runs, study, tensorboard, train, tune
-from mlkit.errors import MlkitError, Terminated, WriteError, exit_code
+from mlkit.errors import FailureError, MlkitError, Terminated, exit_code
 from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
@@ -28,7 +28,7 @@ COMMANDS = {  # by what a person wants
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 a notebook failed or a file cannot be written, 2 wrong input."""
+    """Run one command; returns the exit code: 0 well, 1 it failed, 2 the input is wrong, else see `exit_code`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -47,24 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has enough: `mlkit predict photos | head`
         _close_output()
         return 141  # as of any program that SIGPIPE ends
-    except (WriteError, OSError) as error:
+    except (MlkitError, OSError) as error:
         _close_output()
-        _trace(options)
-        print(f"mlkit: {_line(error)}", file=sys.stderr)
-        return 1
-    except MlkitError as error:
-        _trace(options)
-        print(f"mlkit: {error}", file=sys.stderr)
-        return 2
+        if options.debug:
+            traceback.print_exc()
+        print(f"mlkit: {_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 1 if isinstance(error, FailureError | OSError) else 2
     except KeyboardInterrupt as stop:
         print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
         return exit_code(stop)
-
-
-def _trace(options: argparse.Namespace) -> None:
-    """Where an error comes from, for those who asked."""
-    if options.debug:
-        traceback.print_exc()
 
 
 def _end(number: int, _: object) -> None:
@@ -73,9 +64,7 @@ def _end(number: int, _: object) -> None:
     raise Terminated
 
 
-def _line(error: WriteError | OSError) -> str:
-    if isinstance(error, WriteError):
-        return str(error)
+def _line(error: OSError) -> str:
     return f"{error.filename or 'the output'}: {reason(error)}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlkit.errors import MlkitError, ParameterError
+from mlkit.errors import FailureError, ParameterError
 
 _TINY = 32  # pixels; the networks of torchvision shrink an image 32 times
 
@@ -85,7 +85,7 @@ def largest_batch(fits: Callable[[int], object], most: int) -> int:
         most: no larger batch is of use.
 
     Raises:
-        MlkitError: if not even 8 images fit.
+        FailureError: if not even 8 images fit.
     """
     size = 8
     while size <= 2 * most:
@@ -95,7 +95,7 @@ def largest_batch(fits: Callable[[int], object], most: int) -> int:
             break
         size *= 2
     if size == 8:
-        raise MlkitError("not even 8 images fit into the device's memory; lower image_size or take a smaller backbone")
+        raise FailureError("not even 8 images fit into the device's memory; lower image_size or take a smaller backbone")
     torch.cuda.empty_cache()  # does nothing where there is no GPU
     return max(8, min(size // 4, most))
 
@@ -106,7 +106,7 @@ def memory_errors(setting: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise MlkitError(f"out of memory on the device ({str(error).split('.')[0]}); lower {setting}") from None
+        raise FailureError(f"out of memory on the device ({str(error).split('.')[0]}); lower {setting}") from None
 
 
 # What ONEDNN_MAX_CPU_ISA may keep oneDNN to, torch's kernels for CPUs, without bf16 instructions.

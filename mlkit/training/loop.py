@@ -17,7 +17,7 @@ from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
-from mlkit.errors import MlkitError, RunError, WeightsError
+from mlkit.errors import FailureError, RunError, WeightsError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.files import check_format, move
 from mlkit.losses import get_loss, masked_bce
@@ -163,13 +163,13 @@ class Training:
         """The row of epochs.csv for the network as it is, all but its seconds.
 
         Raises:
-            MlkitError: if the training has diverged.
+            FailureError: if the training has diverged.
         """
         epoch, history = self.state.epoch, pd.concat(self.state.history)
         losses = history.loss[history.epoch == epoch]
         logits, targets = self.step.evaluate(self._validation), self.dataset.targets[self._validation]
         if not torch.isfinite(logits).all():
-            raise MlkitError(f"after epoch {epoch} the network's outputs are not finite; {_DIVERGED}")
+            raise FailureError(f"after epoch {epoch} the network's outputs are not finite; {_DIVERGED}")
         table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), self.dataset.attributes, self.prevalence)
         mean = macro(table)
         figures = {
@@ -193,10 +193,10 @@ class Training:
         """Write what `resume` needs: the tables, then the weights and what the optimizer knows; the one before stays.
 
         Raises:
-            MlkitError: if the weights are not finite; the last good checkpoint stays.
+            FailureError: if the weights are not finite; the last good checkpoint stays.
         """
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.step.network.state_dict().values()):
-            raise MlkitError(f"after iteration {self.state.iteration} the network's weights are not finite; {_DIVERGED}")
+            raise FailureError(f"after iteration {self.state.iteration} the network's weights are not finite; {_DIVERGED}")
         average = self.step.average
         content = {
             "model": self.step.network.state_dict(),
@@ -361,12 +361,12 @@ class _Stretch:
             self.end()
 
     def end(self) -> None:
-        """Add them to the history. Raises MlkitError, naming the first, if a loss is not finite."""
+        """Add them to the history. Raises FailureError, naming the first, if a loss is not finite."""
         state, losses = self._training.state, torch.stack(self._losses).cpu().numpy()
         first, sizes = state.iteration + 1, np.array([len(where) for where in self._batches])
         if len(bad := np.flatnonzero(~np.isfinite(losses))):
             images = self._training.dataset.labels.index[self._batches[bad[0]].cpu().numpy()]
-            raise MlkitError(
+            raise FailureError(
                 f"iteration {first + bad[0]}: the loss is {losses[bad[0]]} at learning rate {self._rates[bad[0]]:.2g}; "
                 f"{_DIVERGED}. Images of the batch: {', '.join(images[:8])}{' ...' if len(images) > 8 else ''}"
             )

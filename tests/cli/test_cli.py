@@ -96,9 +96,11 @@ def test_what_would_be_ignored_is_refused(words, message, capsys):
 
 def test_train_then_predict(trained, capsys):
     assert main(["predict", str(trained / "0000.jpg"), "--model", "t"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["sleeves", "plain", "long", "bag"]
-    assert all(line.split()[2] in ("yes", "no") and 0 <= float(line.split()[1]) <= 1 for line in lines[2:])
+    few, model, image, *lines = capsys.readouterr().out.splitlines()
+    assert "outputs/t: threshold and calibration rest on fewer than 10 known yes, or no, of: sleeves" in few
+    assert (model[:7], image[:11]) == ("model: ", "prediction ")
+    assert [line.split()[0] for line in lines] == ["sleeves", "plain", "long", "bag"]
+    assert all(line.split()[2] in ("yes", "no") and 0 <= float(line.split()[1]) <= 1 for line in lines)
 
 
 def test_predict_prints_one_line_per_broken_image_and_exits_2(trained, tmp_path, capsys):
@@ -116,7 +118,7 @@ def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 60 * 4
     assert table.image.is_monotonic_increasing
-    assert re.fullmatch(rf"model: .*outputs/t, {TINY} of epoch 1, trained 20.* UTC\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"model: .*outputs/t, {TINY} of epoch 1, trained 20.* UTC", capsys.readouterr().out.splitlines()[1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes, pos_weight, to_codes
 from mlkit.data.source import DataSource
-from mlkit.errors import FormatError, LabelError, MlkitError, ParameterError, RunError, Terminated
+from mlkit.errors import FailureError, FormatError, LabelError, ParameterError, RunError, Terminated
 from mlkit.evaluation import calibration
 from mlkit.evaluation.metrics import evaluate
 from mlkit.evaluation.thresholds import choose_thresholds
@@ -378,7 +378,7 @@ def test_diverged_training_names_where_and_keeps_the_last_good_checkpoint(datase
 
     monkeypatch.setattr(train_module, "learning_rate", rate)
     where = r"iteration 3: the loss is .* at learning rate .*Images of the batch: |after iteration 2 the network.s weights"
-    with pytest.raises(MlkitError, match=where) as error:
+    with pytest.raises(FailureError, match=where) as error:  # exit 1: the input is not wrong
         start("a", CONFIG, dataset, sample)
     assert "lower learning_rate" in str(error.value)
     assert load_torch(Run.open("a") / "last.pt")["iteration"] in (1, 2)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.data.cache import cores
-from mlkit.errors import ClaimError, MlkitError
+from mlkit.errors import ClaimError, FailureError, MlkitError
 from mlkit.experiments.search.storage import storage_name
 from mlkit.experiments.search.tuning import Tuning, marks_of
 from mlkit.files import project_root
@@ -43,12 +43,12 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
     failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
     if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:
         numbers = ", ".join(map(str, left))
-        raise MlkitError(
+        raise FailureError(
             f"a worker of {tuning.name} was killed (exit code {failed[0][0].returncode if failed else 'unknown'}) at trial "
             f"{numbers}; to go on with it: mlkit tune --name {tuning.name} --recover"
         )
     if failed:
-        raise MlkitError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
+        raise FailureError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
 
 
 def _start(tuning: Tuning, number: int, workers: int) -> "subprocess.Popen[str]":
@@ -116,7 +116,7 @@ def work(tuning: Tuning) -> None:
             with claim:
                 failures = 0 if _run(tuning, trial) else failures + 1
             if failures == _MOST_FAILURES:
-                raise MlkitError(f"{failures} trials in a row failed, the last: {trial.user_attrs['error']}")
+                raise FailureError(f"{failures} trials in a row failed, the last: {trial.user_attrs['error']}")
 
 
 def _run(tuning: Tuning, trial: "Trial") -> bool:
