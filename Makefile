@@ -25,7 +25,7 @@ notebooks: .venv/installed  ## execute the committed notebooks again on the samp
 bench: .venv/installed  ## measure the speed here, beside a plain loop and the machine's limit; about three minutes
 	$(BIN)/mlkit bench
 
-soak: .venv/installed  ## kill trainings, let writes fail, and see that nothing is lost
+soak: .venv/installed  ## kill commands, let writes fail, damage files, and see that nothing is lost
 	$(BIN)/python tests/soak.py
 
 lint: .venv/installed  ## style and types

@@ -1,41 +1,42 @@
-"""Proof that nothing is lost: trainings killed at random moments, writes that fail one after the other, damaged files.
+"""Proof that nothing is lost: commands killed at random moments, writes that fail one after the other, processes at once.
 
-`make soak`. Every training is compared with one that nobody disturbed: history, predictions and weights must be the same
-bytes. A damaged file gives a result or an error of mlkit's own, never another.
+`make soak`. Every command is compared with one that nobody disturbed: tables, figures and weights must be the same bytes.
+The damaged files are in fuzz.py.
 """
 
 import argparse
 import errno
 import itertools
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import psutil
 import torch
 
 import mlkit.files
 import mlkit.training.loop
 from mlkit.cli import main
-from mlkit.data.formats import read_other, write_other
-from mlkit.data.formats.statements import Options
-from mlkit.data.images import load_image
-from mlkit.data.labelfile import read_label_file, read_labels
-from mlkit.errors import MlkitError
-from mlkit.experiments.rerun import compare
-from mlkit.files import environment, resolve
-from mlkit.models.modelfile import load_model
+from mlkit.data import sample, source
+from mlkit.files import environment
+from mlkit.losses import LOSSES
 from mlkit.models.torchfile import load_torch
-from mlkit.runs import Run, outputs_root
 from mlkit.training.loop import Training
-from mlkit.training.recipe import Recipe
 
 BASE = {
     "backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32, "batch_size": 8, "epochs": 2, "precision": "fp32",
@@ -45,19 +46,62 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"mixup": 0.4, "ema_decay": 0.9, "label_smoothing": 0.1},
     {"warmup_epochs": 0.5, "schedule": "cosine", "optimizer": "adamw", "flip": 0.5},
     {"sampler": "balanced", "pos_weight": "none", "loss": "partial_bce"},
-    {"loss": "ll_r", "pos_weight": "none"},
-    {"loss": "ll_ct", "pos_weight": "none"},
-    {"loss": "asl", "pos_weight": "none"},
-    {"loss": "hill", "pos_weight": "none"},
-    {"weights": "{whole}", "freeze": "backbone"},
-    {"loss": "csl", "pos_weight": "none", "prior_run": "whole"},
+    {"weights": "{whole}/model.pth", "freeze": "backbone"},
+    *(
+        {"loss": name, "pos_weight": "none"}
+        | ({"loss_settings": "warmup: 0, delta: 0.1"} if loss.takes_epoch else {})
+        | ({"prior_run": "{whole}"} if loss.takes_prior else {})
+        for name, loss in LOSSES.items()
+    ),
 )
+TIMES = ("img_per_s", "seconds", "trial", "host", "error")  # columns and facts that no two runs share
+PHASES = {
+    "anywhere": (sys.modules[__name__], "main"),
+    "decoding": (source, "build_cache"),
+    "saving": (Training, "checkpoint"),
+}
+PHASES |= {"a step": (Training, "epoch"), "the verdict": (Training, "finish")}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is killed, and when.
+
+    Attributes:
+        what: for people.
+        arguments: of the command, which also goes on with what a killed one left.
+        kills: one after the other: the phase, and the generation that dies: 0 the process itself, 1 the kernels and workers
+            that it started, 2 the kernels of the workers.
+        begun: whether there are finished runs before.
+    """
+
+    what: str
+    arguments: list[str]
+    kills: tuple[tuple[str, int], ...]
+    begun: bool = True
+
+
+def kinds(folder: Path) -> Iterator[Kind]:
+    """All that is killed: trainings of every setting, notebooks, a search, an ensemble."""
+    training = tuple((phase, 0) for phase in PHASES if phase != "anywhere")
+    for settings in SETTINGS:
+        yield Kind(f"a training, {settings}", command(folder, "run", settings), training, begun=False)
+    itself, started, theirs = (("anywhere", generation) for generation in range(3))
+    values = ["-p", "permutations", "100"]
+    chain = ["run", *command(folder, "run", {})[1:], *values]
+    yield Kind("the notebooks", chain, (itself, started, itself, started), begun=False)
+    yield Kind("notebook 05 again", ["run", "--only", "05", "--name", "whole", *values], (itself, started, itself, started))
+    space = folder / "space.yaml"
+    space.write_text("learning_rate: [0.001, 0.003, 0.01]\n", encoding="utf-8")
+    search = ["tune", *command(folder, "search", {"epochs": 1})[1:], "--space", str(space), "--workers", "2"]
+    yield Kind("a search", [*search, "--grid", "--recover"], (itself, started, theirs) * 2, begun=False)
+    yield Kind("an ensemble", ["ensemble", "whole", "other", "--name", "both"], (itself, itself))
 
 
 def command(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
     """The command of a training on the data in `folder`."""
-    values = {**BASE, **settings}
-    pairs = [word for key, value in values.items() for word in ("-p", key, str(value))]
+    values = {key: str(value).format(whole=folder / "runs" / "whole") for key, value in {**BASE, **settings}.items()}
+    pairs = [word for key, value in values.items() for word in ("-p", key, value)]
     data = ["--images", str(folder / "images"), "--labels", str(folder / "labels.csv")]
     return ["train", *data, *pairs, "--name", name]
 
@@ -69,65 +113,188 @@ def quiet(arguments: list[str]) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def differences(first: Run, second: Run) -> list[str]:
-    """Files in which two finished runs differ, times and speeds aside."""
-
-    files, _ = compare(first, second)
-    files["split.csv"] = first.read_table("split.csv").equals(second.read_table("split.csv"))
-    found = [file for file, same in files.items() if not same]
-    states = [load_torch(run / "model.pth")["state_dict"] for run in (first, second)]
-    same = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    return found if same else [*found, "model.pth"]
-
-
-def killed(arguments: list[str], moments: Callable[[], float]) -> int:
-    """Train in processes that are killed after so many seconds each, until one comes to its end; returns how many died."""
-    deaths = 0
-    while True:
-        sys.stdout.flush()
+def apart(*works: Callable[[], tuple[int, str]]) -> list[tuple[int, str]]:
+    """Do work in processes of their own, all at once; returns how each ended (negative: by a signal) and what it said."""
+    sys.stdout.flush()
+    said, children = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in works], []  # noqa: SIM115, closed with this
+    for work, file in zip(works, said, strict=True):
         if not (child := os.fork()):
-            Training.checkpoint_seconds = 0.1
-            os._exit(quiet(arguments)[0])
-        end = time.monotonic() + moments()
-        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-            time.sleep(0.01)
-        if ended[0]:
-            if ended[1]:
-                raise AssertionError(f"a training that was not killed ended with {ended[1]}: {' '.join(arguments)}")
-            return deaths
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        deaths += 1
-        if Run(outputs_root() / arguments[-1]).finished:  # killed when all was written
-            return deaths
+            try:
+                code, text = work()
+            except BaseException:
+                code, text = 99, traceback.format_exc()
+            file.write(text)
+            file.flush()
+            os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    for file in said:
+        file.seek(0)
+    return [(code, file.read()) for code, file in zip(codes, said, strict=True)]
 
 
-def kill_all(folder: Path, kills: int, seed: int) -> int:
-    """Kill trainings of all kinds until so many have died; returns how many did."""
-    chance, deaths, number = random.Random(seed), 0, 0
-    first = command(folder, "whole", {})
-    if quiet(first)[0]:
-        raise AssertionError("the first training failed")
-    weights = outputs_root() / "whole" / "model.pth"
-    while deaths < kills:
-        asked = SETTINGS[number % len(SETTINGS)]
-        settings = {name: str(value).format(whole=weights) for name, value in asked.items()}
-        started = time.monotonic()
-        if (outcome := quiet(command(folder, f"calm{number}", settings)))[0]:
-            raise AssertionError(outcome[1])
-        calm, left = time.monotonic() - started, min(4, kills - deaths)
+def differences(first: Path, second: Path) -> list[str]:
+    """Files in which two folders differ, times, names of machines and the like aside; those that only one has, too."""
+    kinds = (".csv", ".json", ".pth", ".pt", ".png", ".yaml", ".ipynb")
+    names = [
+        {
+            str(file.relative_to(folder))
+            for file in folder.rglob("[!.]*")
+            if file.suffix in kinds and "cache" not in file.parts
+        }
+        for folder in (first, second)
+    ]
+    common = sorted(names[0] & names[1])
+    return [*sorted(names[0] ^ names[1]), *(name for name in common if _content(first / name) != _content(second / name))]
 
-        def moment(calm: float = calm) -> float:
+
+def _content(file: Path) -> Any:
+    """What of a file decides whether another is the same."""
+    match file.suffix:
+        case ".csv":
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)  # as text: every digit
+            table = table[table.state != "fail"].sort_values("run") if file.name == "trials.csv" else table
+            return table.drop(columns=list(TIMES), errors="ignore").to_csv(index=False)
+        case ".json":
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return {key: value for key, value in content.items() if key not in ("id", "created", "notebooks", *TIMES)}
+        case ".pth":
+            return {name: tensor.numpy().tobytes() for name, tensor in load_torch(file)["state_dict"].items()}
+        case ".ipynb":
+            return None
+    return file.read_bytes()
+
+
+def spent(arguments: list[str]) -> dict[str, float]:
+    """Seconds that an undisturbed command spends in each phase."""
+
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*given: Any, **named: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return function(*given, **named)
+            finally:
+                seconds[phase] += time.monotonic() - started
+
+        return inside
+
+    def work() -> tuple[int, str]:
+        Training.checkpoint_seconds = -1.0  # after every iteration
+        for phase, (owner, name) in PHASES.items():
+            setattr(owner, name, timed(phase, getattr(owner, name)))
+        code, text = quiet(arguments)
+        return code, text if code else json.dumps(seconds)
+
+    seconds = dict.fromkeys(PHASES, 0.0)
+    ((code, text),) = apart(work)
+    if code:
+        raise AssertionError(f"undisturbed: {' '.join(arguments)}\n{text}")
+    return dict(json.loads(text))
+
+
+def killed(arguments: list[str], phase: str, generation: int, seconds: float) -> bool:
+    """Whether a command died of a kill after so many seconds in a phase; of itself, or since what it started was killed."""
+
+    def end(*_: object) -> None:
+        found = {psutil.Process()}
+        for _ in range(generation):
+            found = {child for process in found for child in process.children()}
+        for process in found:
+            process.kill()
+        if not found:  # it has not started any yet
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    def work() -> tuple[int, str]:
+        Training.checkpoint_seconds = -1.0
+        owner, name = PHASES[phase]
+        function, left = getattr(owner, name), max(seconds, 1e-6)
+        # what the alarm does by itself is what SIGKILL does: it ends the process between two instructions
+        signal.signal(signal.SIGALRM, end if generation else signal.SIG_DFL)
+
+        def inside(*given: Any, **named: Any) -> Any:
             nonlocal left
-            left -= 1
-            return chance.uniform(0, calm) if left >= 0 else 1e9
+            signal.setitimer(signal.ITIMER_REAL, left)
+            try:
+                return function(*given, **named)
+            finally:
+                left = max(signal.setitimer(signal.ITIMER_REAL, 0)[0], 1e-6)
 
-        died = killed(command(folder, f"killed{number}", settings), moment)
-        if wrong := differences(Run.open(f"calm{number}"), Run.open(f"killed{number}")):
-            raise AssertionError(f"{settings}: {', '.join(wrong)} differ after {died} kills")
-        print(f"{asked}: killed {died} times, the same bytes", flush=True)
-        deaths, number = deaths + died, number + 1
-    return deaths
+        setattr(owner, name, inside)
+        return quiet(arguments)
+
+    ((code, text),) = apart(work)
+    if code not in ((0, 1, 2) if generation else (0, -signal.SIGALRM)) or "Traceback" in text:
+        raise AssertionError(f"{' '.join(arguments)}: exit {code}, {text}")
+    return code != 0
+
+
+def orphans(outputs: Path) -> None:
+    """Wait for the processes that killed ones have left at work in an outputs folder."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("MLKIT_OUTPUTS") == str(outputs):
+                    left.append(process)
+        if not left:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"still at work in {outputs}: {left}")
+
+
+def survives(kind: Kind, place: Path, chance: random.Random, most: int) -> int:
+    """Kill a command again and again, let it come to its end, and compare; returns how many times it was killed."""
+    calm, disturbed, deaths = place / "calm", place / "disturbed", list[str]()
+    for outputs in (calm, disturbed):
+        shutil.rmtree(outputs, ignore_errors=True)
+        if kind.begun:
+            shutil.copytree(place / "data" / "runs", outputs)
+    with environment(MLKIT_OUTPUTS=str(calm)):
+        seconds = spent(kind.arguments)
+    with environment(MLKIT_OUTPUTS=str(disturbed)):
+        for number, (phase, generation) in enumerate(kind.kills[:most], 1):
+            reach = seconds[phase] * (1 if number == len(kind.kills) else 0.5)  # something is left for the next
+            if killed(kind.arguments, phase, generation, chance.uniform(0, reach)):
+                deaths.append(phase + ", of a kernel or worker" * (generation > 0))
+        orphans(disturbed)
+        ((code, text),) = apart(partial(quiet, kind.arguments))
+        if code and "holds a finished run" not in text:  # killed when all was written
+            raise AssertionError(f"{' '.join(kind.arguments)} does not go on: exit {code}, {text}")
+    if wrong := differences(calm, disturbed):
+        raise AssertionError(f"{kind.what}: {', '.join(wrong)} differ after kills in {'; '.join(deaths)}")
+    print(f"{kind.what}: killed {len(deaths)} times ({'; '.join(deaths)}), the same bytes", flush=True)
+    return len(deaths)
+
+
+def crowd(folder: Path, outputs: Path, processes: int, runs: int) -> None:
+    """Let processes decode into one cache and train a few runs in one outputs folder, all at once: a run by one of them."""
+    names = [f"run{number % runs}" for number in range(processes)]
+    with environment(MLKIT_OUTPUTS=str(outputs)):
+        ended = apart(*(partial(quiet, command(folder, name, {})) for name in names))
+    for code, text in ended:
+        if code not in (0, 2) or (code and not ("at work in process" in text or "holds a finished run" in text)):
+            raise AssertionError(f"one of {processes} processes: exit {code}, {text}")
+    wrong = [name for name in set(names) if differences(folder / "runs" / "whole", outputs / name)]
+    if wrong or sum(code == 0 for code, _ in ended) != runs:
+        raise AssertionError(f"of {processes} processes at once, {ended}; {', '.join(wrong)} differ")
+    print(f"{processes} processes on one cache and {runs} runs: each trained once, the same bytes", flush=True)
+
+
+def draw(root: Path, processes: int) -> Path:
+    """Let processes draw one sample at once; returns its folder."""
+
+    def work() -> tuple[int, str]:
+        with environment(MLKIT_ROOT=str(root)):
+            sample.ensure_sample(f"{sample.FOLDER}/labels.csv")
+        return 0, ""
+
+    sample.make_sample, real = partial(sample.make_sample, count=60), sample.make_sample
+    ended = apart(*[work] * processes)
+    sample.make_sample = real
+    if ended != [(0, "")] * processes:
+        raise AssertionError(f"of {processes} processes that draw the sample, {ended}")
+    return root / sample.FOLDER
 
 
 @contextmanager
@@ -152,10 +319,7 @@ def failing(number: int, code: int) -> Iterator[list[str]]:
 
 def fail_writes(folder: Path, outputs: Path, numbers: Iterable[int]) -> int:
     """Let one write after the other fail, those of the pixel cache too, and go on; returns how many did."""
-    arguments, failed = command(folder, "run", {"epochs": 1}), 0
-    with environment(MLKIT_OUTPUTS=str(outputs / "undisturbed")):
-        if quiet(arguments)[0]:
-            raise AssertionError("the undisturbed training failed")
+    arguments, failed = command(folder, "run", {}), 0
     for number in numbers:
         kind = errno.ENOSPC if number % 2 else errno.EIO
         with environment(MLKIT_OUTPUTS=str(outputs / f"{number}")):
@@ -168,7 +332,7 @@ def fail_writes(folder: Path, outputs: Path, numbers: Iterable[int]) -> int:
                 raise AssertionError(f"{where}, {said!r}")
             if code and quiet(arguments)[0]:
                 raise AssertionError(f"{where}, does not go on")
-        if wrong := differences(Run(outputs / "undisturbed" / "run"), Run(outputs / f"{number}" / "run")):
+        if wrong := differences(folder / "runs" / "whole", outputs / f"{number}" / "run"):
             raise AssertionError(f"{where}, {', '.join(wrong)} differ")
         print(f"{where}, {'went on' if code else 'did without'}, the same bytes", flush=True)
         failed += 1
@@ -177,7 +341,7 @@ def fail_writes(folder: Path, outputs: Path, numbers: Iterable[int]) -> int:
 
 def full_disk(folder: Path, outputs: Path) -> None:
     """Train on a file system that is full before the end, make it larger, and go on. Needs root and Linux."""
-    arguments, small = command(folder, "run", {"epochs": 1}), outputs / "small"
+    arguments, small = command(folder, "run", {}), outputs / "small"
     small.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", small], check=True)
     try:
@@ -188,101 +352,37 @@ def full_disk(folder: Path, outputs: Path) -> None:
             subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
             if quiet(arguments)[0]:
                 raise AssertionError("full disk: does not go on")
-        if wrong := differences(Run(outputs / "undisturbed" / "run"), Run(small / "run")):
+        if wrong := differences(folder / "runs" / "whole", small / "run"):
             raise AssertionError(f"full disk: {', '.join(wrong)} differ")
         print(f"a full disk: {said.strip()}; with more space it went on, the same bytes", flush=True)
     finally:
         subprocess.run(["umount", small], check=True)
 
 
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """A file with some bytes changed, cut, doubled or taken from elsewhere in it."""
-    data = bytearray(content)
-    for _ in range(chance.randint(1, 6)):
-        at, length = chance.randrange(len(data) + 1), chance.choice((1, 1, 1, 2, 8, 64))
-        match chance.randrange(5):
-            case 0:
-                data[at : at + length] = chance.randbytes(length)
-            case 1:
-                del data[at : at + length]
-            case 2:
-                data[at:at] = data[at : at + length] * chance.choice((1, 2, 50))
-            case 3:
-                data[at:at] = chance.choice(
-                    (b",", b"\n", b'"', b"\t", b"[", b"{", b"NA", b"-1", b"\0", b"\xff", b"..", b"=1")
-                )
-            case 4:
-                start = chance.randrange(len(data) + 1)
-                data[at : at + length] = data[start : start + length]
-    return bytes(data)
-
-
-def fuzz(folder: Path, inputs: int, seed: int) -> int:
-    """Give mutated real files to all that reads files: a result, or one of mlkit's own errors; returns how many were given.
-
-    Label files, those of other tools, images, parameter files and model files, the latter rarely, since each takes long.
-    """
-    chance, work = random.Random(seed), folder / "fuzz"
-    work.mkdir()
-    photos = [file for file in sorted(Path(__file__).with_name("photos").rglob("*.*")) if file.suffix not in (".md", ".csv")]
-    labels = (folder / "labels.csv").read_bytes()
-    write_other(read_labels(folder / "labels.csv"), work / "tasks.json")
-    write_other(read_labels(folder / "labels.csv"), work / "labels.parquet")
-    text = {
-        "labels.csv": labels,
-        "labels.tsv": labels.replace(b",", b"\t"),
-        "labels.txt": b"\n".join(labels.replace(b",", b" ").splitlines()[1:]),
-        "tags.csv": b"image,tags\na.jpg,haze|primary\nb.jpg,\nc.jpg,clear|haze\n",
-        "tasks.json": (work / "tasks.json").read_bytes()[:4000] + b"]",
-        "list_attr.txt": b"2\nSmiling Hat\na.jpg 1 -1\nb.jpg -1 1\n",
-        "lines.jsonl": b'{"image": "a.jpg", "tags": ["x"]}\n{"image": "b.jpg", "tags": []}\n',
-        "labels.parquet": (work / "labels.parquet").read_bytes(),
-    }
-    recipe = Path(resolve("notebooks/parameters/seed.yaml")).read_bytes()
-    model = (outputs_root() / "whole" / "model.pth").read_bytes()
-    for number in range(inputs):
-        kind = "model" if not number % 2000 else chance.choice(("labels", "labels", "formats", "images", "images", "yaml"))
-        name = {"model": "model.pth", "yaml": "recipe.yaml"}.get(kind) or chance.choice(list(text))
-        source = model if kind == "model" else recipe if kind == "yaml" else text[name]
-        if kind == "images":
-            photo = chance.choice(photos)
-            name, source = f"photo{photo.suffix}", photo.read_bytes()
-        file = work / name
-        file.write_bytes(mutated(source, chance))
-        read = {
-            "labels": lambda file=file: read_label_file(file),
-            "formats": lambda file=file: read_other(file, Options(absent="NA")),
-            "images": lambda file=file: load_image(file, 32),
-            "yaml": lambda file=file: Recipe.read(str(file)),
-            "model": lambda file=file: load_model(file),
-        }[kind]
-        signal.alarm(60)  # whatever takes so long never ends
-        with suppress(MlkitError):
-            read()
-        signal.alarm(0)
-    return inputs
-
-
 if __name__ == "__main__":
-    import tempfile
-
-    from mlkit.data.sample import make_sample
+    from fuzz import fuzz
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=100, help="of all kinds together, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="let only every N-th write fail")
+    parser.add_argument("--runs", type=int, default=8, help="of sixteen processes at once")
     parser.add_argument("--inputs", type=int, default=100_000, help="damaged files to read")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process that has begun threads cannot be forked
-    with tempfile.TemporaryDirectory() as place:
-        os.environ |= {"MLKIT_OUTPUTS": f"{place}/outputs", "MLKIT_PROGRESS": "off"}
-        make_sample(f"{place}/data", count=60)
-        data, outputs = Path(place, "data"), Path(place, "outputs")
-        failed = fail_writes(data, outputs, itertools.count(1, options.every))
-        if sys.platform == "linux" and os.geteuid() == 0:
-            full_disk(data, outputs)
-        died = kill_all(data, options.kills, options.seed)
-        read = fuzz(data, options.inputs, options.seed)
-        print(f"{read} damaged files were read or refused")
-        print(f"{failed} writes failed, {died} trainings were killed: nothing lost")
+    with tempfile.TemporaryDirectory() as name:
+        place, chance, died = Path(name), random.Random(options.seed), 0
+        data = draw(place, 16)
+        os.environ |= {"MLKIT_OUTPUTS": str(data / "runs"), "MLKIT_PROGRESS": "off"}
+        for name in ("whole", "other")[: 1 if options.kills < 10 else 2]:  # of the ensemble, which comes late
+            if (outcome := quiet(command(data, name, {"seed": int(name == "other")})))[0]:
+                raise AssertionError(outcome[1])
+        crowd(data, place / "crowd", 16, options.runs)
+        failed = fail_writes(data, place / "writes", itertools.count(1, options.every))
+        if options.every == 1 and sys.platform == "linux" and os.geteuid() == 0:
+            full_disk(data, place / "writes")
+        for kind in kinds(data):
+            if died < options.kills:
+                died += survives(kind, place, chance, options.kills - died)
+        fuzz(data, options.inputs, options.seed)
+        print(f"{failed} writes failed, {died} processes were killed: nothing lost")

@@ -101,7 +101,8 @@ def sources(folder):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("mlkit", ["heif", "tensorboard"]), ("notebooks", []), ("tests", ["heif", "tensorboard", "test"])]
+    ("folder", "extras"),
+    [("mlkit", ["heif", "tensorboard"]), ("notebooks", []), ("tests", ["heif", "tensorboard", "test", "fuzz"])],
 )
 def test_every_package_that_is_imported_is_declared(folder, extras):
     declared = [*PYPROJECT["project"]["dependencies"]]

@@ -11,10 +11,10 @@ from conftest import POSIX
 def test_killed_trainings_and_failed_writes_lose_nothing():
     soak = Path(__file__).with_name("soak.py")
     done = subprocess.run(
-        [sys.executable, soak, "--kills", "2", "--every", "9", "--inputs", "1000"],
+        [sys.executable, soak, "--kills", "4", "--every", "40", "--runs", "1", "--inputs", "200"],
         capture_output=True,
         encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1].endswith("2 trainings were killed: nothing lost"), done.stdout
+    assert done.stdout.splitlines()[-1].endswith("4 processes were killed: nothing lost"), done.stdout

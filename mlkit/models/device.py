@@ -68,12 +68,14 @@ def determinism(device: torch.device, wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != before[0]:  # to say what is so already costs seconds: torch imports its compiler
+        torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not wanted
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        if wanted != before[0]:
+            torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
 
 
