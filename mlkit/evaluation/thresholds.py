@@ -76,7 +76,8 @@ def smallest_class(targets: np.ndarray, attributes: list[str]) -> dict[str, int]
 def rests_on_few(cells: Mapping[str, int]) -> str:
     """Of `smallest_class`, which attributes have fewer than `metrics.ENOUGH`, in words; empty where none has."""
     few = [f"{name} ({count})" for name, count in cells.items() if count < ENOUGH]
-    return f"threshold and calibration rest on fewer than {ENOUGH} known yes, or no, of: {listed(few)}" if few else ""
+    where = f"fewer than {ENOUGH} known yes, or known no, of the validation images"
+    return f"threshold and calibration rest on {where}: {listed(few)}" if few else ""
 
 
 def parse_policy(policy: str | float) -> tuple[str, float]:

@@ -110,7 +110,7 @@ def finish_run(
     thresholds = choose_thresholds(probabilities["validation"], targets["validation"], names, policy).threshold
     chosen_on = smallest_class(targets["validation"][:, ~unseen], [name for name in names if name not in meta["never_seen"]])
     if few := rests_on_few(chosen_on):
-        say(f"{few} (validation images)")
+        say(few)
     side = "test" if len(outputs["test"].images) else "validation"
     p, y = probabilities[side], targets[side]
     table = evaluate(p, y, names, model.prevalence, thresholds.to_numpy())

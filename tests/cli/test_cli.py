@@ -97,7 +97,8 @@ def test_what_would_be_ignored_is_refused(words, message, capsys):
 def test_train_then_predict(trained, capsys):
     assert main(["predict", str(trained / "0000.jpg"), "--model", "t"]) == 0
     few, model, image, *lines = capsys.readouterr().out.splitlines()
-    assert "outputs/t: threshold and calibration rest on fewer than 10 known yes, or no, of: sleeves" in few
+    assert "outputs/t: threshold and calibration rest on fewer than 10 known yes, or known no, of the" in few
+    assert "validation images: sleeves" in few
     assert (model[:7], image[:11]) == ("model: ", "prediction ")
     assert [line.split()[0] for line in lines] == ["sleeves", "plain", "long", "bag"]
     assert all(line.split()[2] in ("yes", "no") and 0 <= float(line.split()[1]) <= 1 for line in lines)

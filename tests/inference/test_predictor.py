@@ -161,7 +161,7 @@ def test_what_is_known_of_an_attribute_that_was_never_seen_judges_nobody(trained
 
 def test_thresholds_that_rest_on_few_cells_say_so_on_every_door(model_file, trained, sample, capsys):
     run = put(model_file, "few", chosen_on={"a": 9, "b": 10}, metrics={"mAP": 0.5})
-    few = "rest on fewer than 10 known yes, or no, of: a (9)"
+    few = "rest on fewer than 10 known yes, or known no, of the validation images: a (9)"
     Predictor.load(run.path)
     assert f"few: threshold and calibration {few}\n" in capsys.readouterr().out
     rows = trained.read_table("predictions.csv").query("split == 'validation' and target.notna()")
