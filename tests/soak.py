@@ -243,13 +243,16 @@ def orphans(outputs: Path) -> None:
     raise AssertionError(f"still at work in {outputs}: {left}")
 
 
-def survives(kind: Kind, place: Path, chance: random.Random, most: int) -> int:
-    """Kill a command again and again, let it come to its end, and compare; returns how many times it was killed."""
+def survives(kind: Kind, runs: Path, place: Path, chance: random.Random, most: int) -> int:
+    """Kill a command again and again, let it come to its end, and compare; returns how many times it was killed.
+
+    `runs`: finished ones, for those that begin with some; `place`: for outputs.
+    """
     calm, disturbed, deaths = place / "calm", place / "disturbed", list[str]()
     for outputs in (calm, disturbed):
         shutil.rmtree(outputs, ignore_errors=True)
         if kind.begun:
-            shutil.copytree(place / "data" / "runs", outputs)
+            shutil.copytree(runs, outputs)
     with environment(MLKIT_OUTPUTS=str(calm)):
         seconds = spent(kind.arguments)
     with environment(MLKIT_OUTPUTS=str(disturbed)):
@@ -383,6 +386,6 @@ if __name__ == "__main__":
             full_disk(data, place / "writes")
         for kind in kinds(data):
             if died < options.kills:
-                died += survives(kind, place, chance, options.kills - died)
+                died += survives(kind, data / "runs", place, chance, options.kills - died)
         fuzz(data, options.inputs, options.seed)
         print(f"{failed} writes failed, {died} processes were killed: nothing lost")

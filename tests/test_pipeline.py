@@ -301,6 +301,40 @@ def test_part_of_the_chain_without_a_name_leaves_a_training_of_that_name_alone(e
     assert trained.id == made
 
 
+def test_a_process_that_is_killed_after_the_training_trains_nothing_again(executed, monkeypatch):
+    play = pipeline.execute
+
+    def die(notebook, run, *arguments, **options):
+        monkeypatch.setattr("mlkit.runs.claims._HELD", str(run.path))  # as in the kernel
+        play(notebook, run, *arguments, **options)
+        if notebook == TRAINING:
+            raise NotebookError(run, notebook, 3, "the kernel died")
+
+    for overwrite in (False, True):
+        monkeypatch.setattr(pipeline, "execute", die)
+        with pytest.raises(NotebookError):
+            run_notebooks({}, SETTINGS, name="a", overwrite=overwrite)
+        monkeypatch.setattr(pipeline, "execute", play)
+        trained = Run.open("a").id
+        with pytest.raises(RunError, match="a holds a run with other parameters"):
+            run_notebooks({"epochs": 3}, SETTINGS, name="a")
+        run_notebooks({}, SETTINGS, name="a")
+        assert Run.open("a").id == trained
+    assert executed == [1, 2, 2, 3, 4, 5, 1, 2, 2, 3, 4, 5]
+
+
+def test_an_overwrite_that_is_killed_before_it_does_anything_has_trained_nothing(executed, monkeypatch):
+    def die(notebook, run, *_, **__):
+        raise NotebookError(run, notebook, 0, "the kernel died")
+
+    run_notebooks({}, SETTINGS, name="a")
+    monkeypatch.setattr(pipeline, "execute", die)
+    with pytest.raises(NotebookError):
+        run_notebooks({"epochs": 3}, SETTINGS, name="a", asked=select(start="02"), overwrite=True)
+    with pytest.raises(RunError, match="a holds a run with other parameters"):
+        run_notebooks({"epochs": 3}, SETTINGS, name="a")
+
+
 def test_what_was_made_of_a_run_is_made_again_when_the_run_was_replaced(executed):
     run = run_notebooks({}, SETTINGS, name="a")
     other = run.config()["parameters"] | {"epochs": 9}

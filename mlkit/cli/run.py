@@ -62,8 +62,4 @@ def run(options: argparse.Namespace) -> int:
 
 def _resume(error: "NotebookError", part: str) -> list[str]:
     """Options that go on from a notebook that failed; `part`: --only or --from."""
-    from mlkit.notebooks import TRAINING
-
-    if error.notebook == TRAINING and error.run.finished and not error.replaces:  # it failed after the training
-        return ["--from", "03"]
     return [part, error.notebook.split("_")[0], *(["--overwrite"] if error.replaces else [])]

@@ -36,9 +36,14 @@ class Manifest:
         stored = self._notebooks.get(TRAINING, {})
         return not stored.get("done", True) and stored["digest"] == digest
 
+    def trained(self, digest: str) -> bool:
+        """Whether the finished training that is there was begun from this, by a process that was killed after it."""
+        return self.began(digest) and self._notebooks[TRAINING].get("run") != self._run.id
+
     def set(self, notebook: str, digest: str, done: bool) -> None:
-        """Note that a notebook is being executed, or was."""
-        self._notebooks[notebook] = {"digest": digest, "done": done, "run": self._run.id}
+        """Note that a notebook was executed, or, with the finished run that there is before, is being executed."""
+        run = self._run.id if done or self._run.finished else ""
+        self._notebooks[notebook] = {"digest": digest, "done": done, "run": run}
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 
@@ -91,6 +96,8 @@ class Wanted:
             return f"a run with other {other}, which decide its training; leave them out, or {ways}" if other else ""
         if not run.finished:
             return "" if manifest.began(self.digest) else f"an unfinished run with other parameters, data or code; {ways}"
+        if manifest.trained(self.digest):
+            return ""
         if not manifest.holds(TRAINING, self.digest):
             way = f"{ways}, or --from 03 to go on from it"
             return f"a run with other parameters, data or code, or not made by `mlkit run`; {way}"

@@ -33,7 +33,8 @@ class Run(Folder):
     def create(cls, name: str | Path, parameters: dict[str, Any], fingerprint: str, overwrite: bool = False) -> "Run":
         """Make a run folder, or take up an unfinished one that has the same parameters and data.
 
-        The folder is claimed for this process until its training ends, or the run is forgotten.
+        A notebook that is executed again, since its kernel died after the training, takes up the finished one, too. The
+        folder is claimed for this process until its training ends, or the run is forgotten.
 
         Args:
             name: folder name under `outputs`, see `named_folder`; empty gives a new one, named by date and time. A `Path` is
@@ -58,9 +59,10 @@ class Run(Folder):
         if overwrite and run.id:
             run._clear()
         if run.id:
-            if run.finished:
+            changed = run.differences(parameters, fingerprint)
+            if run.finished and (changed or run.claim is not None):
                 raise RunError(f"{shown(run.path)} holds a finished run; choose another name, or overwrite")
-            if changed := run.differences(parameters, fingerprint):
+            if changed:
                 raise RunError(
                     f"{shown(run.path)} holds an unfinished run that differs in {', '.join(changed)}; "
                     "choose another name, or overwrite"

@@ -19,6 +19,7 @@ from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
 from mlkit.errors import FailureError, RunError, WeightsError
 from mlkit.evaluation.metrics import evaluate, macro
+from mlkit.evaluation.predictions import Predictions
 from mlkit.files import check_format, move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
@@ -44,7 +45,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
     """Train on all known cells, keep the epoch with the best validation mAP, and fill the run folder.
 
     An unfinished run goes on from its last checkpoint, and gives what an uninterrupted one would have given: all
-    randomness is derived from (seed, epoch), none is carried along.
+    randomness is derived from (seed, epoch), none is carried along. Of a finished one the result is read.
 
     Args:
         dataset: the data set.
@@ -60,6 +61,9 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         MlkitError: if the device, the weights or the data cannot be used as asked, its memory does not suffice, or another
             process trains into the run.
     """
+    if run.finished:
+        say("trained before, read from the run")
+        return Predictions.read(run).evaluate()
     device = choose_device(config.device, config.precision, config.image_size)
     with (
         run.claimed(),

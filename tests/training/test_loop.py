@@ -541,3 +541,9 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(ParameterError, match=message):
         TrainConfig(**setting)
+
+
+def test_the_result_of_a_finished_training_is_read(finished):
+    table = train(None, CONFIG, finished)
+    judged = pd.DataFrame(finished.read_json("metrics.json")["attributes"], dtype=float).T
+    pd.testing.assert_frame_equal(table[judged.columns].astype(float), judged, check_names=False)
