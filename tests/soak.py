@@ -54,7 +54,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
         for name, loss in LOSSES.items()
     ),
 )
-TIMES = ("img_per_s", "seconds", "trial", "host", "error")  # columns and facts that no two runs share
+TIMES = ("img_per_s", "seconds", "trial", "host", "error", "config")  # columns and facts that no two runs share
 PHASES = {
     "anywhere": (sys.modules[__name__], "main"),
     "decoding": (source, "build_cache"),

@@ -19,7 +19,6 @@ from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
 from mlkit.errors import FailureError, RunError, WeightsError
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.evaluation.predictions import Predictions
 from mlkit.files import check_format, move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
@@ -62,6 +61,8 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
             process trains into the run.
     """
     if run.finished:
+        from mlkit.evaluation.predictions import Predictions  # half a second, and rarely wanted
+
         say("trained before, read from the run")
         return Predictions.read(run).evaluate()
     device = choose_device(config.device, config.precision, config.image_size)
