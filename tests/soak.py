@@ -94,7 +94,7 @@ def kinds(folder: Path) -> Iterator[Kind]:
     space = folder / "space.yaml"
     space.write_text("learning_rate: [0.001, 0.003, 0.01]\n", encoding="utf-8")
     search = ["tune", *command(folder, "search", {"epochs": 1})[1:], "--space", str(space), "--workers", "2"]
-    yield Kind("a search", [*search, "--grid", "--recover"], (itself, started, theirs) * 2, begun=False)
+    yield Kind("a search", [*search, "--grid", "--recover"], (theirs, started, itself) * 2, begun=False)
     yield Kind("an ensemble", ["ensemble", "whole", "other", "--name", "both"], (itself, itself))
 
 

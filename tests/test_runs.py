@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlkit.cli import main
-from mlkit.errors import ClaimError, FormatError, MlkitError, ParameterError, RunError, WriteError
+from mlkit.errors import ClaimError, FormatError, ParameterError, RunError, WriteError
 from mlkit.experiments.comparison.ranking import results_folder
 from mlkit.experiments.search import Tuning
 from mlkit.files import atomic, project_root, resolve, shown, write_json
@@ -387,7 +387,8 @@ def test_table_comes_back_as_it_was_written():
 
 def test_unknown_targets_come_back_as_missing():
     run = create()
-    run.write_table("predictions.csv", pd.DataFrame({"image": "a.jpg", "target": pd.array([1, None, 0], dtype="Int8")}))
+    known = {"split": "test", "image": "a.jpg", "attribute": list("xyz"), "target": pd.array([1, None, 0], dtype="Int8")}
+    run.write_table("predictions.csv", pd.DataFrame(known | {"logit": 0.0, "probability": 0.5}))
     assert run.read_table("predictions.csv").target.isna().tolist() == [False, True, False]
 
 
@@ -458,13 +459,3 @@ def test_root_is_the_checkout_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (project_root() / "notebooks").is_dir()
     assert resolve("data") == project_root() / "data"
-
-
-def test_damaged_files_of_a_run_are_said(capsys):
-    run = Run.create("a", {}, "data")
-    (run / "history.csv").touch()
-    with pytest.raises(RunError, match=r"history\.csv is damaged \(No columns"):
-        run.read_table("history.csv")
-    (run / "config.json").write_text("{")
-    with pytest.raises(MlkitError, match=r"config\.json is damaged \(.*\); delete what it belongs to"):
-        run.config()

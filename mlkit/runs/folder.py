@@ -1,5 +1,6 @@
 """A folder of results, with a record of the files that mlkit wrote in it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 
 from mlkit.errors import RunError
 from mlkit.files import as_written, make_folder, read_json, shown, write_csv, write_json
+from mlkit.runs.table import COLUMNS
 
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
@@ -37,12 +39,20 @@ class Folder:
         return read_json(self.existing(file))
 
     def read_table(self, file: str) -> pd.DataFrame:
-        """What a CSV file holds. Raises RunError if it is not there."""
+        """What a CSV file holds. Raises RunError if it is not there, cut, or lacks columns that it has, see `COLUMNS`."""
         # names stay as they were written: an attribute may be called "null", an image "0001"
-        names = {"image": str, "attribute": str}
+        names: dict[str, type] = {"image": str, "attribute": str}
+        columns = COLUMNS.get(file, {})
         path = self.existing(file)
         try:
-            table: pd.DataFrame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], **_EXACT)
+            with open(path, "rb") as content:
+                content.seek(max(0, content.seek(0, os.SEEK_END) - 1))
+                if content.read() not in (b"\n", b""):
+                    raise ValueError("its last line is cut")
+            kinds: Any = names | columns
+            table: pd.DataFrame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""], **_EXACT)
+            if lacking := [name for name in columns if name not in table]:
+                raise ValueError(f"no column {lacking[0]}")
         except ValueError as error:  # pandas' parser errors are such
             raise RunError(f"{path} is damaged ({error}); train the run again, with --overwrite") from None
         return as_written(table)

@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from mlkit.errors import FormatError, MlkitError, ParameterError, RunError
 from mlkit.files import digest_file, resolve, shown
+from mlkit.progress import say
 from mlkit.runs.claims import Claim, claim_of, claimed
 from mlkit.runs.folder import RECORD, Folder
 from mlkit.runs.names import folder_of, named_folder, new_folder, outputs_root
@@ -131,7 +132,7 @@ class Run(Folder):
             return str(config.get("id", config["created"]))  # an older run has no id
         except FormatError:
             raise
-        except (MlkitError, KeyError):
+        except MlkitError:
             raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name") from None
 
     @property
@@ -159,8 +160,11 @@ class Run(Folder):
         return claimed(self.path)
 
     def config(self) -> dict[str, Any]:
-        """What `create` stored."""
-        return self.read_json("config.json")
+        """What `create` stored. Raises RunError if config.json is of something else."""
+        config = self.read_json("config.json")
+        if not isinstance(config.get("parameters"), dict) or "created" not in config:
+            raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name")
+        return config
 
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
@@ -206,11 +210,18 @@ def contents(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def list_runs() -> list[Run]:
-    """Runs in the outputs folder, oldest first; a folder whose config.json is of something else is none."""
+    """Runs in the outputs folder, oldest first; a folder whose config.json is of something else is none.
+
+    One that is damaged, or of another mlkit, is named and left out.
+    """
     dated = []
     for path in outputs_root().glob("*/config.json"):
-        with suppress(ValueError, KeyError, TypeError):
+        try:
             dated.append((str(Run(path.parent).config()["created"]), path.parent.name))
+        except RunError:
+            continue
+        except MlkitError as error:
+            say(f"warning: left out: {error}")
     return [Run(outputs_root() / name) for _, name in sorted(dated)]
 
 

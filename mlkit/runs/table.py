@@ -1,5 +1,12 @@
 """The files of a run folder."""
 
+# Columns that others read, and what is in them.
+COLUMNS: dict[str, dict[str, type]] = {
+    "split.csv": {"image": str, "split": str},
+    "history.csv": {"iteration": int, "epoch": int, "loss": float},
+    "epochs.csv": {"epoch": int, "mAP": float},
+    "predictions.csv": {"split": str, "image": str, "attribute": str, "target": float, "logit": float, "probability": float},
+}
 # Who makes them, and what they are.
 FILES: dict[str, tuple[str, str]] = {
     "config.json": (

@@ -26,7 +26,7 @@ def trials(tuning: Tuning) -> pd.DataFrame:
     rows = {trial.number: _row(tuning, trial) for trial in tuning.optuna_study().get_trials(deepcopy=False)}
     varying = [name for name in tuning.space.ranges if name != "seed"]
     columns = ["state", "mAP", "test_mAP", *varying, "seed", "epochs", "seconds", "run", "host", "error"]
-    table = pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="trial"), columns)
+    table = pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="trial"), columns).astype({"epochs": "Int64"})
     write_csv(tuning.folder / "trials.csv", table)
     return table
 

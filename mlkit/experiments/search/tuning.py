@@ -95,6 +95,9 @@ class Tuning:
             hint = nearest(name, known) if known else "; begin one with `mlkit tune`"
             raise RunError(f"there is no search {name!r} in {shown(outputs_root())}{hint}")
         made = _FIRST | folder.read_json("tuning.json")
+        if lacking := {"storage", "space", "data", "seed", "prune", "parameters"} - made.keys():
+            file = shown(folder / "tuning.json")
+            raise RunError(f"{file} is not of a search ({min(lacking)} is missing); choose another name")
         if made["storage"] != storage_name():
             raise RunError(f"the trials of {name} are kept in {made['storage']}, not in {storage_name()}; give --storage")
         space, others = Space(made["space"]), [made[key] for key in ("data", "seed", "prune", "contents")]
