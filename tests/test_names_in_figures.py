@@ -91,7 +91,7 @@ def test_captions_of_images():
 def test_figures_of_a_training_and_of_an_answer():
     table = pd.DataFrame({"AP": 0.9, "chance": 0.5}, index=NAMES)
     check(drawn(plots.rows(NAMES), worth, table), NAMES, 28)
-    answer = pd.DataFrame({"attribute": NAMES, "probability": 0.9, "threshold": 0.5, "present": True})
+    answer = pd.DataFrame({"attribute": NAMES, "probability": 0.9, "threshold": 0.5, "decision": "yes"})
     check(drawn(plots.beside(IMAGE, NAMES), prediction, answer), NAMES, 28)
     plots.use_fonts(["$红$"])
     history = pd.DataFrame({"iteration": [1, 2], "loss": 1.0, "validation_loss": 1.0})

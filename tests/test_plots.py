@@ -59,7 +59,7 @@ def test_loss_curve_has_the_names_of_the_seed_and_every_iteration(ax):
 
 
 def test_prediction_marks_what_is_present(ax):
-    table = pd.DataFrame({"attribute": ["x", "y"], "probability": [0.9, 0.2], "threshold": 0.5, "present": [True, False]})
+    table = pd.DataFrame({"attribute": ["x", "y"], "probability": [0.9, 0.2], "threshold": 0.5, "decision": ["yes", "no"]})
     prediction(table, ax)
     colours = [mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.containers[0]]
     assert colours == [plots.YES, plots.UNKNOWN]
@@ -101,7 +101,12 @@ def test_figures_of_many_attributes_show_the_most_telling_and_say_so(count):
     rng = np.random.default_rng(0)
     ap = pd.DataFrame({"AP": rng.random(count), "chance": 0.5}, table.columns)
     answer = pd.DataFrame(
-        {"attribute": table.columns, "probability": ap.AP.array, "threshold": 0.5, "present": ap.AP.array > 0.5}
+        {
+            "attribute": table.columns,
+            "probability": ap.AP.array,
+            "threshold": 0.5,
+            "decision": np.where(ap.AP > 0.5, "yes", "no"),
+        }
     )
     drawn = [
         (plots.rows(counts.index), label_balance, counts, plots.MOST_ROWS),

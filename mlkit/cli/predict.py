@@ -1,70 +1,185 @@
 """`mlkit predict`: the attributes of images, by a trained model."""
 
 import argparse
+import glob
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlkit.cli.given import typed_run
-from mlkit.files import atomic, defused, shown
+from mlkit.errors import ImageError, ParameterError
+from mlkit.files import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlkit.inference.predictor import Predictor
 
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser("predict", help="attributes of images")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="image, or folder of images")
-    command.add_argument("--csv", metavar="FILE", help="write the table there instead of printing it")
+    command.add_argument(
+        "images",
+        nargs="*",
+        metavar="PATH",
+        help="image, folder, pattern such as 'a/*.jpg', or - for paths on standard input",
+    )
+    command.add_argument(
+        "--out",
+        "--csv",
+        metavar="FILE",
+        default="",
+        help="write the table there (.csv, .jsonl, .parquet) instead of printing it",
+    )
+    command.add_argument("--resume", action="store_true", help="go on with the file that an earlier call has begun")
+    command.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N shares of the images: one a machine")
+    command.add_argument("--join", action="store_true", help="join the shares of --out, and say what is missing")
     command.add_argument(
         "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    command.add_argument("--batch-size", type=int, default=64, metavar="IMAGES", help="that the network sees at once")
     command.set_defaults(command=predict)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print the attributes of images; a broken one gets a line on standard error and does not stop the others."""
-    from mlkit.data.folder import list_images
-    from mlkit.errors import ImageError
+    """Print or write the attributes of images; a broken one has its error, and does not stop the others."""
+    out = Path(options.out).absolute()
+    if options.join:
+        return _join(out, options)
+    if not options.images:
+        raise ParameterError("no image was named; give images, folders, patterns, or - for paths on standard input")
+    if options.batch_size < 1:
+        raise ParameterError(f"--batch-size is {options.batch_size}; it must be 1 or more")
+    number, of = _shard(options)
+    from mlkit.inference.answers import share_of, write_answers
     from mlkit.inference.predictor import Predictor
 
-    broken: list[ImageError] = []
+    chosen = _Images(options.images, number, of)
     model = options.model
     source = Path(model).expanduser().absolute() if model.endswith((".pth", ".pt")) else typed_run(model) if model else ""
-    paths: list[Path] = []
-    others: list[Path] = []
-    for path in (Path(image).absolute() for image in options.images):
-        pictures, no_pictures = list_images(path) if path.is_dir() else ([path], [])
-        if not pictures:
-            raise ImageError(f"{path}: no picture in it{_passed_over(no_pictures)}; check the path")
-        paths += pictures
-        others += no_pictures
     predictor = Predictor.load(source, options.device)
     print(f"model: {predictor}")
-    if others:
-        print(_passed_over(others).removeprefix("; "))
-    with atomic(options.csv) if options.csv else nullcontext() as file:  # a place that cannot be written is known first
-        table = predictor.predict(paths, broken.append)
-        if file:
-            defused(table).to_csv(file, index=False, na_rep="NA", lineterminator="\n")
-    for error in broken:
-        print(f"mlkit: {error}", file=sys.stderr)
-    if not options.csv:
-        print_predictions(table)
-    return 2 if broken else 0
+    if chosen.passed_over:
+        print(chosen.passed_over.removeprefix("; "))
+    if options.out:
+        out = share_of(out, number, of) if of > 1 else out
+        count, broken = write_answers(predictor, chosen, out, chosen.count, options.resume, options.batch_size)
+        print(f"{shown(out)}: {count:,} images")
+    else:
+        count, broken = _print_answers(predictor, chosen, options.batch_size)
+    return _failed(broken, f"of {count:,} images")
 
 
-def print_predictions(table: Any) -> None:
-    """Print what `Predictor.predict` gave."""
+def _join(out: Path, options: argparse.Namespace) -> int:
+    if not options.out or options.images:
+        raise ParameterError("--join joins the shares of --out FILE, and takes no images")
+    from mlkit.inference.answers import join_shares
+
+    shares, broken = join_shares(out)
+    print(f"{shown(out)}: joined of {shares} shares")
+    return _failed(broken, "images")
+
+
+def _failed(broken: int, what: str) -> int:
+    """Say how many images could not be read; the exit code."""
+    if broken:
+        print(f"mlkit: {broken:,} {what} could not be read, see their errors", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _shard(options: argparse.Namespace) -> tuple[int, int]:
+    """Number of the share, and of how many."""
+    if not options.shard:
+        return 1, 1
+    number, _, of = options.shard.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ParameterError(f"--shard is {options.shard!r}; it must be I/N with I from 1 to N, such as 2/8")
+    if not options.out:
+        raise ParameterError("--shard needs --out FILE, the same for all shares")
+    return int(number), int(of)
+
+
+class _Images:
+    """The images that were named, or a share of them; looked up again each time, since a folder may hold millions.
+
+    Args:
+        named: files, folders, patterns; "-" for those on standard input.
+        number, of: the share.
+
+    Attributes:
+        count: how many there are.
+        passed_over: what of the folders is no picture, in words.
+
+    Raises:
+        ImageError: for a folder or a pattern without any.
+    """
+
+    def __init__(self, named: list[str], number: int = 1, of: int = 1) -> None:
+        self._number, self._of = number, of
+        typed = (line.rstrip("\n") for name in named for line in (sys.stdin if name == "-" else [name]))
+        self._places = [place for text in typed if text for place in _matching(text)]
+        self.count, others = 0, list[Path]()
+        for place in self._places:
+            pictures, before = 0, len(others)
+            for path, is_picture in _below(place):
+                pictures += is_picture
+                self.count += is_picture and self._is_ours(place, path)
+                others += [] if is_picture else [path]
+            if not pictures:
+                raise ImageError(f"{place}: no picture in it{_passed_over(others[before:])}; check the path")
+        self.passed_over = _passed_over(others)
+
+    def __iter__(self) -> Iterator[Path]:
+        for place in self._places:
+            yield from (path for path, is_picture in _below(place) if is_picture and self._is_ours(place, path))
+
+    def _is_ours(self, place: Path, path: Path) -> bool:
+        from mlkit.inference.answers import in_share
+
+        name = path.name if path == place else path.relative_to(place).as_posix()
+        return self._of == 1 or in_share(name, self._number, self._of)
+
+
+def _matching(text: str) -> list[Path]:
+    """A path, or those that fit a pattern."""
+    path = Path(text).expanduser().absolute()
+    if path.exists() or not glob.has_magic(text):
+        return [path]
+    if found := sorted(map(Path, glob.glob(str(path), recursive=True))):
+        return found
+    raise ImageError(f"{path}: nothing has such a name; check the pattern")
+
+
+def _below(place: Path) -> Iterator[tuple[Path, bool]]:
+    """A file that was named, which is taken for a picture; or what lies in a folder."""
+    from mlkit.data.folder import walk_images
+
+    return walk_images(place) if place.is_dir() else iter([(place, True)])
+
+
+def _print_answers(predictor: "Predictor", images: Iterable[Path], batch_size: int) -> tuple[int, int]:
+    """Print what a model says of images; how many there were, and how many could not be read."""
+    count = broken = 0
+    for table in predictor.answers(images, batch_size):
+        for error in table.error.dropna():
+            print(f"mlkit: {error}", file=sys.stderr)
+        broken += table.error.notna().sum()
+        count += table.image.nunique()
+        print_predictions(table[table.error.isna()])
+    return count, broken
+
+
+def print_predictions(table: "pd.DataFrame") -> None:
+    """Print rows of `Predictor.answers`."""
     for image, rows in table.groupby("image", sort=False):
         print(f"prediction for {shown(str(image))}")
-        for row in rows.itertuples():
-            answer = "    NA  never seen in training"
-            if not isnan(row.probability):
-                answer = f"{row.probability:6.3f}  {'yes' if row.present else 'no'}"
-            print(f"  {row.attribute:24} {answer}")
+        for attribute, probability, decision in zip(rows.attribute, rows.probability, rows.decision, strict=True):
+            answer = "    NA  never seen in training" if isnan(probability) else f"{probability:6.3f}  {decision}"
+            print(f"  {attribute:24} {answer}")
 
 
 def _passed_over(others: Sequence[Path]) -> str:

@@ -1,6 +1,7 @@
 """What of a folder is a picture: the one list of it."""
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,20 +12,17 @@ from mlkit.data.opening import is_heif
 _NO_PICTURES = ("EPS", "MPEG", "HDF5", "GRIB", "BUFR", "WMF")  # which Pillow has names for, and does not decode
 
 
-def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Pictures below a folder, sorted, and what is passed over: hidden files and folders, and what is no picture.
+def walk_images(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What lies below a folder, sorted, and whether it is a picture; hidden folders are passed over whole.
 
-    A file that is called like a picture is one, broken or not.
+    A file that is called like a picture is one, broken or not. Links to folders are not followed.
     """
-    pictures: list[Path] = []
-    others: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        hidden = [name for name in folders if name.startswith(".")]
-        folders[:] = [name for name in folders if name not in hidden]
-        others += [Path(place, name) for name in hidden]
-        for path in (Path(place, name) for name in files):
-            (pictures if _is_picture(path) else others).append(path)
-    return sorted(pictures), sorted(others)
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.startswith(".") or not path.is_dir():
+            yield path, _is_picture(path)
+        elif not path.is_symlink():
+            yield from walk_images(path)
 
 
 def _is_picture(path: Path) -> bool:

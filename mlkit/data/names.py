@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mlkit.data.folder import list_images
+from mlkit.data.folder import walk_images
 from mlkit.errors import LabelError
 from mlkit.files import shown
 
@@ -119,7 +119,7 @@ def compare(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str], s
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such images folder; check the path")
     known, lost = set(names), _without_file(folder, names)
-    pictures = [path.relative_to(folder).as_posix() for path in list_images(folder)[0]]
+    pictures = [path.relative_to(folder).as_posix() for path, is_picture in walk_images(folder) if is_picture]
     return lost, [name for name in pictures if name not in known], _mends(folder, lost)
 
 

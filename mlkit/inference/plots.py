@@ -11,7 +11,7 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     """Probability of each attribute of one image against its threshold; takes rows of `Predictor.predict`."""
     top = table.iloc[most_telling(table.probability - table.threshold)]
     places = np.arange(len(top))
-    colours = [YES if present else UNKNOWN for present in top.probability >= top.threshold]
+    colours = [YES if decision == "yes" else UNKNOWN for decision in top.decision]
     ax.barh(places, top.probability.fillna(0), color=colours)
     beside_rows(ax, [f"{p:.2f}" if p >= 0 else "NA" for p in top.probability], places)
     for place in places[top.probability.isna()]:

@@ -1,9 +1,12 @@
 """A trained model asked about images."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import compress, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,7 +26,16 @@ from mlkit.models.networks import compute_logits, place
 from mlkit.progress import bar, say
 from mlkit.runs import TRAIN_ONE, Run
 
-_BATCH = 64
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+KINDS = {  # of the columns of answers
+    "image": "object",
+    "attribute": "object",
+    "probability": "float32",
+    "threshold": "float64",
+    "decision": "object",
+    "error": "object",
+}
 
 
 class Predictor:
@@ -89,66 +101,103 @@ class Predictor:
         return list(self.meta["attributes"])
 
     @property
+    def digest(self) -> str:
+        """Of all that decides its answers, but the device."""
+        digest = hashlib.blake2b(repr(self.meta).encode(), digest_size=16)
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
     def never_seen(self) -> list[str]:
         """Attributes that were unknown in all training images, of which the model knows nothing."""
         return list(self.meta.get("never_seen", []))
 
-    @torch.inference_mode()
-    def predict(
-        self, images: str | Path | Sequence[str | Path], on_error: Callable[[ImageError], Any] | None = None
-    ) -> pd.DataFrame:
-        """Probability and decision for each attribute of one image or several.
-
-        Args:
-            images: a path, or many.
-            on_error: called for each file that cannot be decoded, which is then left out; None raises for the first one.
-
-        Returns:
-            Columns image, attribute, probability (0..1), threshold, present; images in the order given. An attribute that
-            was unknown in all training images has no probability (NaN), and present is NA.
+    def predict(self, images: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+        """Probability and decision for each attribute of one image or several, see `answers`.
 
         Raises:
-            ImageError: for a file that cannot be decoded.
+            ImageError: for the first file that cannot be decoded.
         """
         paths = [images] if isinstance(images, str | Path) else list(images)
-        good: list[str] = []
-        parts: list[np.ndarray] = []
-        facts: dict[str, tuple[Levels | None, bool]] = {}
-        with ThreadPoolExecutor() as executor, bar(total=len(paths), desc="predicting", unit="image") as progress:
-            for start in range(0, len(paths), _BATCH):
-                chunk = paths[start : start + _BATCH]
-                decoded = []
-                for path, result in zip(chunk, executor.map(self._decode, chunk), strict=True):
-                    if isinstance(result, Decoded):
-                        good.append(str(path).encode(errors="backslashreplace").decode())  # a name may be no UTF-8
-                        facts[shown(good[-1])] = result.levels, result.several
-                        decoded.append(result.pixels)
-                    elif on_error is None:
-                        raise result
-                    else:
-                        on_error(result)
-                if decoded:
-                    logits = compute_logits(self.model, torch.from_numpy(np.stack(decoded)), self.device)
-                    parts.append(self._calibration.probabilities(logits.cpu().numpy()))
-                progress.update(len(chunk))
-        for note in notes(facts, self.reading):
+        tables = [self._table([], self._probabilities([]))]
+        for table in self.answers(bar(paths, desc="predicting", unit="image")):
+            if broken := list(table.error.dropna()):
+                raise ImageError(broken[0])
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def answers(self, images: Iterable[str | Path], batch_size: int = 64) -> Iterator[pd.DataFrame]:
+        """Probability and decision for each attribute of many images, batch by batch; files are decoded ahead, in threads.
+
+        Yields:
+            Columns image, attribute, probability (0..1), threshold, decision ("yes", "no"), error; images in the order
+            given. An attribute that was unknown in all training images has no probability and no decision (NA). A file that
+            cannot be decoded is one row, with its error and nothing else.
+        """
+        remarkable: dict[str, tuple[Levels | None, bool]] = {}
+        with ThreadPoolExecutor() as executor:
+            for batch in _ahead(executor, self._decode, images, batch_size):
+                names = [str(path).encode(errors="backslashreplace").decode() for path, _ in batch]  # it may be no UTF-8
+                good = [isinstance(result, Decoded) for _, result in batch]
+                decoded = [result for _, result in batch if isinstance(result, Decoded)]
+                remarkable |= {
+                    shown(name): (one.levels, one.several)
+                    for name, one in zip(compress(names, good), decoded, strict=True)
+                    if one.levels or one.several
+                }
+                table = self._table(list(compress(names, good)), self._probabilities([one.pixels for one in decoded]))
+                errors = [str(result) for _, result in batch if isinstance(result, ImageError)]
+                if errors:
+                    table.index = pd.Index(np.repeat(np.flatnonzero(good), len(self.attributes)))
+                    rows = pd.DataFrame({"image": list(compress(names, np.invert(good))), "error": errors})
+                    rows = rows.reindex(columns=list(KINDS)).astype(KINDS).set_axis(np.flatnonzero(np.invert(good)))
+                    table = pd.concat([table, rows]).sort_index(kind="stable").reset_index(drop=True)
+                yield table
+        for note in notes(remarkable, self.reading):
             say(note)
-        probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.attributes)), np.float32)
-        unseen = np.isin(self.attributes, self.never_seen)
-        probabilities[:, unseen] = np.nan
+
+    @torch.inference_mode()
+    def _probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """Calibrated, (images, attributes); NaN for what was never seen in training."""
+        if not pixels:
+            return np.empty((0, len(self.attributes)), np.float32)
+        logits = compute_logits(self.model, torch.from_numpy(np.stack(pixels)), self.device)
+        probabilities = self._calibration.probabilities(logits.cpu().numpy())
+        probabilities[:, np.isin(self.attributes, self.never_seen)] = np.nan
+        return probabilities
+
+    def _table(self, images: list[str], probabilities: np.ndarray) -> pd.DataFrame:
         thresholds = np.array([self.meta["thresholds"][name] for name in self.attributes])
+        decisions = np.where(probabilities >= thresholds, "yes", "no").astype(object)
+        decisions[np.isnan(probabilities)] = None
         return pd.DataFrame(
             {
-                "image": np.repeat(np.array(good, dtype=object), len(self.attributes)),
-                "attribute": np.tile(np.array(self.attributes, dtype=object), len(good)),
+                "image": np.repeat(np.array(images, dtype=object), len(self.attributes)),
+                "attribute": np.tile(np.array(self.attributes, dtype=object), len(images)),
                 "probability": probabilities.ravel(),
-                "threshold": np.tile(thresholds, len(good)),
-                "present": pd.arrays.BooleanArray((probabilities >= thresholds).ravel(), np.tile(unseen, len(good))),
+                "threshold": np.tile(thresholds, len(images)),
+                "decision": decisions.ravel(),
+                "error": None,
             }
-        )
+        ).astype(KINDS)
 
     def _decode(self, path: str | Path) -> Decoded | ImageError:
         try:
             return read_image(resolve(path), self.meta["image_size"], self.reading)
         except ImageError as error:
             return error
+
+
+def _ahead(
+    executor: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], size: int
+) -> Iterator[list[tuple[_Item, _Result]]]:
+    """Batches of items with what `work` makes of each, in order; the next batch is begun while one is in use."""
+    waiting: deque[list[tuple[_Item, Future[_Result]]]] = deque()
+    left = iter(items)
+    while True:
+        while len(waiting) < 2 and (batch := list(islice(left, size))):
+            waiting.append([(item, executor.submit(work, item)) for item in batch])
+        if not waiting:
+            return
+        yield [(item, future.result()) for item, future in waiting.popleft()]

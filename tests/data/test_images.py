@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, fe
 
 import mlkit.inference.predictor as predictor_module
 from mlkit.cli import main
-from mlkit.data.folder import list_images
+from mlkit.data.folder import walk_images
 from mlkit.data.images import decode_image, load_image, read_image
 from mlkit.data.reading import Reading
 from mlkit.data.source import DataSource
@@ -685,7 +685,8 @@ def test_what_is_no_picture_in_a_folder_is_passed_over(tmp_path):
         picture = path.suffix == ".png" or (name in pictures and name != "broken.jpg")
         path.write_bytes(whole if picture else name.encode() * 20)
     (tmp_path / "empty").write_bytes(b"")
-    found, passed_over = list_images(tmp_path)
+    below = list(walk_images(tmp_path))
+    found, passed_over = ([path for path, is_picture in below if is_picture is kind] for kind in (True, False))
     assert found == sorted(tmp_path / name for name in pictures)
     folders = [".ipynb_checkpoints", "deep/.git", ".git"]
     assert passed_over == sorted(tmp_path / name for name in [*others, *folders])

@@ -138,7 +138,7 @@ def test_attribute_that_was_never_seen_in_training_is_na_and_that_is_said(traine
     assert main(["predict", image, "--model", str(trained.path)]) == 0
     assert re.search(r"ghost +NA  never seen in training\n", capsys.readouterr().out)
     table = Predictor.load(trained.path).predict(image)
-    assert table[table.present.isna()].attribute.tolist() == table[table.probability.isna()].attribute.tolist() == ["ghost"]
+    assert table[table.decision.isna()].attribute.tolist() == table[table.probability.isna()].attribute.tolist() == ["ghost"]
     predictions = trained.read_table("predictions.csv").set_index("attribute").probability
     assert predictions["ghost"].isna().all()
     assert predictions.drop("ghost").notna().all()
@@ -173,9 +173,9 @@ def test_thresholds_that_rest_on_few_cells_say_so_on_every_door(model_file, trai
 def test_table_has_a_row_per_image_and_attribute_and_decides_by_threshold(model_file, sample):
     images = sorted((sample / "images").iterdir())[:5]
     table = Predictor.load(model_file).predict(images)
-    assert table.columns.tolist() == ["image", "attribute", "probability", "threshold", "present"]
+    assert table.columns.tolist() == ["image", "attribute", "probability", "threshold", "decision", "error"]
     assert table.image.tolist() == [str(image) for image in images for _ in "ab"]
-    assert table.present.tolist() == [True, False] * 5
+    assert table.decision.tolist() == ["yes", "no"] * 5
     assert table.probability.between(0, 1).all()
 
 
@@ -186,16 +186,16 @@ def test_one_image_gets_the_answer_that_it_gets_among_many(model_file, sample):
     np.testing.assert_allclose(alone, predictor.predict(images).probability[2:4], rtol=1e-4)
 
 
-def test_broken_image_raises_or_is_handed_over_and_left_out(model_file, sample, tmp_path):
+def test_broken_image_raises_or_is_a_row_with_its_error(model_file, sample, tmp_path):
     good = sample / "images" / "0000.jpg"
     (tmp_path / "text.jpg").write_text("no image")
     predictor = Predictor.load(model_file)
     with pytest.raises(ImageError, match="not an image"):
         predictor.predict([tmp_path / "text.jpg", good])
-    errors = []
-    table = predictor.predict([tmp_path / "text.jpg", good, tmp_path / "gone.jpg"], errors.append)
-    assert table.image.unique().tolist() == [str(good)]
-    assert ["not an image" in str(errors[0]), "no such file" in str(errors[1])] == [True, True]
+    (table,) = predictor.answers([tmp_path / "text.jpg", good, tmp_path / "gone.jpg"])
+    assert table.image.tolist() == [str(tmp_path / "text.jpg"), str(good), str(good), str(tmp_path / "gone.jpg")]
+    assert ["not an image" in table.error[0], "no such file" in table.error[3]] == [True, True]
+    assert table[table.error.notna()].drop(columns=["image", "error"]).isna().all(axis=None)
 
 
 def test_missing_model_says_how_to_get_one(tmp_path):

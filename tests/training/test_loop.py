@@ -327,7 +327,7 @@ def test_a_run_is_evaluated_on_images_that_chose_nothing(dataset, sample):
     asked = Predictor.load("a", precision="fp32").predict(sample / "images" / image)
     expected = predictions[predictions.image == image].probability
     np.testing.assert_allclose(asked.probability, expected, atol=1e-4)
-    assert (asked.present == (asked.probability >= list(meta["thresholds"].values()))).all()
+    assert (asked.decision.eq("yes") == (asked.probability >= list(meta["thresholds"].values()))).all()
 
 
 def test_a_batch_is_never_cut_into_single_images(dataset, sample):

@@ -1,0 +1,184 @@
+"""Answers about more images than fit into memory: written part by part, so that a call can go on, and joined.
+
+Machines that share the work write a share each, which are joined in the same way.
+"""
+
+import glob
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlkit.data.images import DECODER
+from mlkit.errors import FailureError, ParameterError, RunError
+from mlkit.files import FORMAT, atomic, defused, make_folder, shown
+from mlkit.inference.predictor import KINDS, Predictor
+from mlkit.progress import bar, listed
+
+PART = 1024  # images: so many are lost at most when a call is ended
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+_ARROW = {"object": pa.string(), "float32": pa.float32(), "float64": pa.float64()}
+_SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in KINDS.items()])
+_SHARE = re.compile(r"\.(\d+)-of-(\d+)\.parquet$")
+
+
+def write_answers(
+    predictor: Predictor,
+    images: Iterable[Path],
+    out: Path,
+    total: int | None = None,
+    resume: bool = False,
+    batch_size: int = 64,
+) -> tuple[int, int]:
+    """Write what a model says of images into a file: .csv, .jsonl or .parquet, by its suffix.
+
+    Columns as of `Predictor.answers`. The parts that are done lie in a folder beside the file until all are; each is tied to
+    the model, the decoder, the device, and to its files' sizes and times.
+
+    Args:
+        predictor: the model.
+        images: files, in an order that a later call has too.
+        out: the file.
+        total: of the images, for the progress bar.
+        resume: take the parts that an earlier call has done.
+        batch_size: images that the network sees at once.
+
+    Returns:
+        How many images there were, and how many of them could not be read.
+
+    Raises:
+        RunError: if the file is there, or parts that nobody said to take.
+        ParameterError: if the suffix is none of those.
+        WriteError: if it cannot be written.
+    """
+    parts = out.with_name(f".{out.name}.parts")
+    if parts.exists() and not resume:
+        raise RunError(f"an earlier call has begun {shown(out)}: go on with --resume, or delete {shown(parts)}")
+    done: list[Path] = []
+    count = broken = 0
+    left, model = iter(images), f"{FORMAT} {DECODER} {predictor.device} {predictor.digest}"
+    schema = _SCHEMA.with_metadata({"model": model})
+    with _new(out) as temporary, bar(total=total, desc="predicting", unit="image") as progress:
+        make_folder(parts)
+        while chunk := list(islice(left, PART)):
+            part = parts / f"{len(done):07d}-{_digest(model, chunk)}.parquet"
+            if not part.exists():
+                tables = []
+                for table in predictor.answers(chunk, batch_size):
+                    tables.append(table)
+                    progress.update(table.image.nunique())
+                with atomic(part) as file:
+                    pq.write_table(pa.Table.from_pandas(pd.concat(tables), schema, preserve_index=False), file)
+            else:
+                progress.update(len(chunk))
+            count += len(chunk)
+            broken += len(pq.read_table(part, columns=["error"]).column(0).drop_null())
+            done.append(part)
+        _join(done, schema, temporary)
+    shutil.rmtree(parts)
+    return count, broken
+
+
+def share_of(out: Path, number: int, of: int) -> Path:
+    """The file of one share of the answers that belong into `out`."""
+    return out.with_name(f"{out.name}.{number}-of-{of}.parquet")
+
+
+def in_share(name: str, number: int, of: int) -> bool:
+    """Whether an image of that name belongs to a share, 1 to `of`: the same on every machine, whatever else is there."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()) % of == number - 1
+
+
+def join_shares(out: Path) -> tuple[int, int]:
+    """Join the shares of `out` (see `share_of`), and delete them.
+
+    Returns:
+        Number of shares, and of rows with an error.
+
+    Raises:
+        FailureError: if shares are missing; the text names them.
+        RunError: if there is none, or they are not of one model and one number of shares.
+    """
+    found = {path: _SHARE.search(path.name) for path in out.parent.glob(f"{glob.escape(out.name)}.*-of-*.parquet")}
+    shares = {int(match[1]): path for path, match in found.items() if match}
+    of = {int(match[2]) for match in found.values() if match}
+    if not shares:
+        raise RunError(f"there is no share of {shown(out)}, as mlkit predict --shard 1/4 --out {out.name} writes it")
+    if len(of) > 1:
+        raise RunError(
+            f"there are shares of {shown(out)} of {' and of '.join(map(str, sorted(of)))}; delete those of one kind"
+        )
+    number = of.pop()
+    if missing := [f"{n}/{number}" for n in range(1, number + 1) if n not in shares]:
+        raise FailureError(f"of {shown(out)} are missing: {listed(missing)}; make them with --shard, then join again")
+    paths = [shares[n] for n in sorted(shares)]
+    schemas = [pq.read_schema(path) for path in paths]
+    if len({schema.metadata[b"model"].split()[-1] for schema in schemas}) > 1:
+        raise RunError(f"the shares of {shown(out)} are of different models; delete those of one, and make them again")
+    with _new(out) as temporary:
+        _join(paths, schemas[0], temporary)
+    broken = sum(len(pq.read_table(path, columns=["error"]).column(0).drop_null()) for path in paths)
+    for path in paths:
+        path.unlink()
+    return number, broken
+
+
+@contextmanager
+def _new(out: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `out` at the end; what cannot be is known before the work."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise ParameterError(f"{out.name}: answers are written as {', '.join(SUFFIXES)}; name it so")
+    if out.is_file():
+        raise RunError(f"{shown(out)} is there already; choose another name, or delete it")
+    with atomic(out) as temporary:
+        yield temporary
+
+
+def _digest(model: str, images: Sequence[Path]) -> str:
+    """Of what a part was made from."""
+    digest = hashlib.blake2b(model.encode(), digest_size=8)
+    for path in images:
+        try:
+            stat = path.stat()
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:  # it has a row that says so
+            state = ""
+        digest.update(f"\0{path}\0{state}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _join(parts: Iterable[Path], schema: pa.Schema, out: Path) -> None:
+    """Put parts one after the other into a file, in memory only some rows at a time."""
+    with _writer(out, schema) as write:
+        for part in parts:
+            for rows in pq.ParquetFile(part).iter_batches():
+                write(rows)
+
+
+@contextmanager
+def _writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Something that appends rows to a file of the kind that its suffix says."""
+    if out.suffix.lower() == ".parquet":
+        with pq.ParquetWriter(out, schema) as writer:
+            yield writer.write_batch
+        return
+    with open(out, "w", encoding="utf-8", newline="") as file:
+        if out.suffix.lower() == ".csv":
+            file.write(",".join(schema.names) + "\n")
+
+        def write(rows: pa.RecordBatch) -> None:
+            table = rows.to_pandas()
+            if out.suffix.lower() == ".csv":
+                table = defused(table.fillna({"attribute": "", "error": ""}))
+                table.to_csv(file, index=False, header=False, na_rep="NA", lineterminator="\n")
+            else:
+                table.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
+
+        yield write
