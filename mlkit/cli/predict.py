@@ -71,7 +71,7 @@ def predict(options: argparse.Namespace) -> int:
         print(f"{shown(out)}: {count:,} images")
     else:
         count, broken = _print_answers(predictor, chosen, options.batch_size)
-    return _failed(broken, f"of {count:,} images")
+    return _failed(broken, f"of {count:,} images") if count > 1 else bool(broken)
 
 
 def _join(out: Path, options: argparse.Namespace) -> int:
