@@ -112,6 +112,11 @@ def elsewhere(_):
     Path("outputs").touch()
 
 
+def latin(_):
+    """A folder's name is in another encoding than the system's."""
+    os.rename("photos", b"ph\xf6tos")
+
+
 def below(patch):
     """`outputs` is to be in a file."""
     patch.setenv("MLKIT_OUTPUTS", os.path.abspath("labels.csv/outputs"))
@@ -137,6 +142,12 @@ FAULTS = {  # what is done, the command, its exit code, what it says
     "a link": (link, TRAIN, 2, "links: true"),
     "a damaged image, strictly": (cut("photos/0.png"), [*TRAIN, "-p", "strict", "true"], 2, "0.png"),
     "few images": (text("labels.csv", ROWS[:30]), TRAIN, 2, "too few to split; label at least 4"),
+    "a folder in Latin-1": (
+        latin,
+        ["train", "--images", "ph\udcf6tos", *TRAIN[3:]],
+        2,
+        "tos' is not in this system's encoding; rename",
+    ),
     # an image that is asked about
     "no image": (None, ["predict", "gone.png"], 1, "/gone.png: no such file"),
     "an image that is cut": (cut("photos/0.png"), ASK, 1, "0.png: cannot be decoded (image file is truncated"),

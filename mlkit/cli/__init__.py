@@ -53,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"mlkit: {_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1 if isinstance(error, FailureError | OSError) else 2
+    except UnicodeEncodeError as error:  # of a path, which goes into files
+        name = ascii(error.object[:200])
+        print(f"mlkit: {name} is not in this system's encoding; rename it, or set LANG to a UTF-8 locale", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"mlkit: interrupted{'; ' if options.goes_on else ''}{options.goes_on}", file=sys.stderr)
         return exit_code(stop)

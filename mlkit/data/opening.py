@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import itertools
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +16,8 @@ _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> channels of
 _ALPHA = (1, 2, 999)  # meanings of an extra channel; the last is CorelDRAW's
 _REDUCED, _MASK = 1, 4  # bits of a page's kind
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MOST_SCANS, _MOST_PAGES = 100, 10_000  # of a JPEG (as libtiff has it), of a TIFF: a file of a megabyte could take hours
+_MARKER = re.compile(rb"\xff([^\0\x01\xff\xd0-\xd7])")  # of a JPEG; the others stand within its scans
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands
 
 # What Pillow can read of TIFF, but does not look for: doubles, some whole numbers, deep files whose smallest value is white.
@@ -63,6 +66,8 @@ def open_image(data: bytes, reading: Reading) -> Opened:
         image = Image.open(BytesIO(data))
         if image.format == "EPS":  # a program, which Pillow would have Ghostscript execute
             raise UnidentifiedImageError
+        if image.info.get("progressive") and _scans(data) > _MOST_SCANS:
+            raise Refused(f"a JPEG of more than {_MOST_SCANS} scans, which no program writes to be seen; save it again")
         several = bool(getattr(image, "is_animated", False))
         if several and isinstance(image, TiffImagePlugin.TiffImageFile):
             largest = _largest_page(image)
@@ -84,6 +89,15 @@ def is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF
 
 
+def _scans(data: bytes) -> int:
+    """How often a JPEG goes over its pixels; what follows its end, a film perhaps, does not count."""
+    at = scans = 0
+    while (marker := _MARKER.search(data, at)) and marker[1] != b"\xd9":
+        length = 0 if marker[1] == b"\xd8" else int.from_bytes(data[marker.end() : marker.end() + 2])
+        at, scans = marker.end() + length, scans + (marker[1] == b"\xda")
+    return scans
+
+
 def _largest_page(image: TiffImagePlugin.TiffImageFile) -> int:
     """Number of the page of the most pixels; masks of other pages do not count."""
     areas: list[int] = []
@@ -94,6 +108,8 @@ def _largest_page(image: TiffImagePlugin.TiffImageFile) -> int:
             break
         except SyntaxError:
             pass
+        if page == _MOST_PAGES:
+            raise Refused(f"a TIFF of more than {_MOST_PAGES:,} pages; write the one that is meant alone")
         tags = image.tag_v2
         areas.append(0 if tags.get(_SUBFILE, 0) & _MASK else tags.get(256, 0) * tags.get(257, 0))
     return areas.index(max(areas))

@@ -124,5 +124,5 @@ def _why(error: Exception, cell: int, timeout: int | None) -> str:
             return "the kernel died (killed, or out of memory)"
         case FileNotFoundError() | PermissionError() | KeyError() | ValueError() | RuntimeError() if not cell:
             mend = f"{sys.executable} -m ipykernel install --sys-prefix"
-            return f"the kernel python3 does not start ({error}); mend it: {mend}"
+            return f"the kernel python3 does not start ({error}); mend it: {mend}; it also needs this machine's 127.0.0.1"
     return ""

@@ -388,6 +388,19 @@ def test_largest_page_of_a_tiff_is_read(write):
     assert not read_image(write(tiff(picture))).several
 
 
+def test_a_small_file_that_would_take_hours_is_refused(write, save, monkeypatch):
+    good = save(photo(64, 64), "photo.jpg", progressive=True).read_bytes()
+    last = good.rindex(b"\xff\xda")
+    film = b"\xff\xda" * 200  # as phones put behind a photo
+    assert load_image(write(good + film)).shape == (64, 64, 3)
+    with pytest.raises(ImageError, match="a JPEG of more than 100 scans, which no program writes to be seen; save it again"):
+        load_image(write(good[:-2] + good[last:-2] * 100 + good[-2:]))
+    monkeypatch.setattr("mlkit.data.opening._MOST_PAGES", 3)
+    assert load_image(write(tiff(*[np.zeros((3, 3), np.uint8)] * 3))).shape == (3, 3, 3)
+    with pytest.raises(ImageError, match="a TIFF of more than 3 pages; write the one that is meant alone"):
+        load_image(write(tiff(*[np.zeros((3, 3), np.uint8)] * 4)))
+
+
 def test_small_preview_alone_is_refused(write):
     with pytest.raises(ImageError, match=r"a small preview of a picture that is not read \(a camera's raw file\?\)"):
         load_image(write(tiff((np.zeros((3, 3), np.uint8), {254: 1}))))

@@ -1,5 +1,6 @@
 """The search: its space is checked, every trial runs once, and a killed worker loses nothing."""
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from mlkit.experiments.search.trials import best, importance, promising, ranking
 from mlkit.experiments.search.tuning import values_of
 from mlkit.experiments.search.worker import run_workers, work
 from mlkit.files import digest_file
+from mlkit.notebooks import NotebookError
 from mlkit.runs import Claim, Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.recipe import Recipe
@@ -371,15 +373,19 @@ def test_failed_trial_is_told_and_replaced_and_many_in_a_row_stop_the_worker(mon
     assert tuning.waiting() == 8
 
 
-def test_interrupted_trial_goes_back_into_the_queue_and_goes_on_in_its_own_run(monkeypatch):
-    def interrupt(notebook, run, parameters, **options):
-        raise worker_module.InterruptedNotebook(run, notebook, 1, KeyboardInterrupt())
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_interrupted_or_failed_trial_goes_back_into_the_queue_and_goes_on_in_its_own_run(interrupted, monkeypatch):
+    def end(notebook, run, parameters, **options):
+        if interrupted:
+            raise worker_module.InterruptedNotebook(run, notebook, 1, KeyboardInterrupt())
+        raise NotebookError(run, notebook, 1, "the kernel died")
 
-    tuning = begin()
-    tuning.enqueue([{"learning_rate": 0.002, "batch_size": 16}], seeds=[5])
-    monkeypatch.setattr(worker_module, "execute", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    tuning, settings = begin(), [{"learning_rate": 0.002, "batch_size": 16}]
+    tuning.enqueue(settings, seeds=[5])
+    monkeypatch.setattr(worker_module, "execute", end)
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
         work(tuning)
+    tuning.enqueue(settings, seeds=[5])
     assert tuning.waiting() == 1
     monkeypatch.setattr(worker_module, "execute", play)
     work(tuning)

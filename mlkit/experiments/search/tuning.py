@@ -122,16 +122,16 @@ class Tuning:
     def enqueue(self, settings: Iterable[Mapping[str, Any]], seeds: Sequence[int] = ()) -> None:
         """Queue settings of the parameters that vary, each with each of the seeds of the training, but none twice.
 
-        With seeds they are for comparing, and never pruned.
+        With seeds they are for comparing, and never pruned. What failed is queued again, and goes on with its training.
         """
         with self.queue():
             study = self.optuna_study()
-            there = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
-            known = [(values_of(trial), marks_of(trial)) for trial in there]
+            there = study.get_trials(deepcopy=False)
             for values in settings:
                 for marks in [{"seed": seed} for seed in seeds] or [{}]:
-                    if (values, marks) not in known:
-                        study.enqueue_trial(dict(values), marks)
+                    same = [trial for trial in there if (values_of(trial), marks_of(trial)) == (values, marks)]
+                    if all(trial.state.name == "FAIL" for trial in same):
+                        study.enqueue_trial(dict(values), marks | ({"run": self.run(same[-1]).name} if same else {}))
 
     def waiting(self) -> int:
         """How many trials are queued."""
