@@ -105,20 +105,20 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 def fuzz(folder: Path, inputs: int, seed: int) -> None:
     """Give so many damaged files to all readers, see `real_files` for the folder."""
-    if ATHERIS:
-        for kind, (_, share) in READERS.items():
-            words = [sys.executable, __file__, kind, str(folder), str(max(1, round(inputs * share))), str(seed + 1)]
+    counts = {kind: max(1, round(inputs * share)) for kind, (_, share) in READERS.items() if inputs}
+    chance, files = random.Random(seed), real_files(folder)
+    for kind, count in counts.items():
+        if ATHERIS:
+            words = [sys.executable, __file__, kind, str(folder), str(count), str(seed + 1)]
             done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
             if done.returncode:
                 raise AssertionError(f"{kind}: {done.stdout[-3000:]}{done.stderr[-3000:]}")
-    else:
-        chance, files = random.Random(seed), real_files(folder)
-        for kind in chance.choices(list(READERS), [share for _, share in READERS.values()], k=inputs):
-            name = chance.choice(list(files[kind]))
+        for name in [] if ATHERIS else chance.choices(list(files[kind]), k=count):
             signal.alarm(60)  # whatever takes so long never ends
             give(kind, name, mutated(files[kind][name], chance), folder)
             signal.alarm(0)
-    print(f"{inputs} damaged files were read or refused, {'looked for by atheris' if ATHERIS else 'made by chance'}")
+    how = "looked for by atheris" if ATHERIS else "made by chance"
+    print(f"{sum(counts.values())} damaged files were read or refused, {how}")
 
 
 def look(kind: str, folder: Path, inputs: str, seed: str) -> None:

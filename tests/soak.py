@@ -38,9 +38,8 @@ from mlkit.losses import LOSSES
 from mlkit.models.torchfile import load_torch
 from mlkit.training.loop import Training
 
-BASE = {
-    "backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32, "batch_size": 8, "epochs": 2, "precision": "fp32",
-}  # fmt: skip
+BASE: dict[str, Any] = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "precision": "fp32"}
+BASE |= {"image_size": 32, "batch_size": 16, "epochs": 2}
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"accumulate": 2, "clip_norm": 1.0},
     {"mixup": 0.4, "ema_decay": 0.9, "label_smoothing": 0.1},

@@ -179,6 +179,20 @@ def test_output_that_takes_no_more_is_no_traceback():
     )
 
 
+@POSIX
+def test_a_bare_environment_a_long_name_and_folders_to_read_alone_will_do(trained, outputs, tmp_path):
+    photos, run = tmp_path / "my photos" / "bücher 写真", outputs / ("ü" + 198 * "x")
+    shutil.copytree(trained, photos)
+    (outputs / "t").rename(run)
+    (tmp_path / "here").mkdir()
+    for folder in (photos, run, tmp_path / "here"):
+        folder.chmod(0o555)
+    kept = {"MLKIT_OUTPUTS": str(outputs), "PYTHONPATH": str(project_root()), "LC_ALL": "C"}  # no HOME, no PATH, no LANG
+    asked = run_command("predict", photos, "--model", run.name, cwd=tmp_path / "here", env=kept, stdout=subprocess.PIPE)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert "bücher 写真/0000.jpg" in asked.stdout
+
+
 def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "MLKIT_OUTPUTS": str(tmp_path / "bücher")}
     shown = run_command("runs", stdout=subprocess.PIPE, env=environment)
