@@ -14,6 +14,7 @@ from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.calibration import sigmoid
+from mlkit.evaluation.guarantee import Guarantee, decided
 from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
 from mlkit.progress import listed
@@ -45,6 +46,7 @@ class Predictions:
         thresholds: (attributes,), chosen on the validation images.
         prevalence: (attributes,), share of positives among the known training cells; 0.5 where there were none.
         votes: of an ensemble, which of its members had a say on which images, in words.
+        guarantee: what is decided, where the run has one.
         chosen_on: what the thresholds rest on, see `thresholds.smallest_class`; nothing for a run of an older mlkit.
     """
 
@@ -59,6 +61,7 @@ class Predictions:
     prevalence: np.ndarray
     votes: str = ""
     chosen_on: dict[str, int] = field(default_factory=dict)
+    guarantee: Guarantee | None = None
 
     @classmethod
     def read(cls, run: Run, split: str = "") -> "Predictions":
@@ -93,6 +96,7 @@ class Predictions:
             prevalence=np.array([0.5 if p is None else p for p in facts["training_prevalence"].values()], np.float64),
             votes=facts.get("judging", ""),
             chosen_on=facts.get("chosen_on", {}),
+            guarantee=Guarantee.of(facts["guarantee"]) if "guarantee" in facts else None,
         )
 
     def __str__(self) -> str:
@@ -125,6 +129,12 @@ class Predictions:
     def confusion(self) -> pd.DataFrame:
         """Known cells by truth and decision per attribute, see `metrics.confusion`."""
         return metrics.confusion(self.probabilities, self.targets, self.attributes, self.thresholds)
+
+    def decided(self) -> pd.DataFrame:
+        """What the guarantee comes to on these images, see `guarantee.decided`; no row where the run has none."""
+        if self.guarantee is None:
+            return pd.DataFrame()
+        return decided(self.probabilities, self.targets, self.attributes, self.guarantee)
 
     def bounds(self, level: float = 0.95) -> pd.DataFrame:
         """Figures with their intervals, see `intervals.jackknife`."""

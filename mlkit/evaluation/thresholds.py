@@ -32,7 +32,7 @@ def choose_thresholds(
         attributes: their names.
         policy: "f1" for the highest F1; "precision:0.9" for the highest recall among thresholds of at least that precision
             (the highest precision if none reaches it); "recall:0.9" likewise; "fixed:0.3" or a number for that threshold,
-            "fixed" for 0.5.
+            "fixed" for 0.5; "guarantee:0.95" for the thresholds of "f1".
 
     Returns:
         One row per attribute: threshold, and how it came about: own (NaN if a class is absent), pooled, own_weight,
@@ -43,6 +43,8 @@ def choose_thresholds(
         ValueError: if shapes or values are not as described.
     """
     name, wanted = parse_policy(policy)
+    if name == "guarantee":  # decides by probabilities of its own, see `guarantee.certify`
+        name = "f1"
     probabilities, targets = checked(probabilities, targets, attributes)
     known = targets >= 0
     positives = (targets == 1).sum(axis=0)
@@ -93,10 +95,12 @@ def parse_policy(policy: str | float) -> tuple[str, float]:
         return name, DEFAULT_THRESHOLD
     if name == "f1" and not number:
         return name, np.nan
-    if name not in ("precision", "recall", "fixed"):
-        known = ("f1", "precision:0.9", "recall:0.9", "fixed:0.5")
+    if name not in ("precision", "recall", "fixed", "guarantee"):
+        known = ("f1", "precision:0.9", "recall:0.9", "fixed:0.5", "guarantee:0.95")
         raise ParameterError(f"threshold policy {policy!r} is unknown{nearest(str(policy), known)}")
     value = _number(number)
+    if name == "guarantee" and value is not None and not 0.5 <= value < 1:
+        raise ParameterError(f"threshold policy {policy!r}: what is promised must be from 0.5 to below 1")
     if value is None or not 0 <= value <= 1:
         raise ParameterError(f"threshold policy {policy!r}: {name} needs a number between 0 and 1, as in {name}:0.9")
     return name, value

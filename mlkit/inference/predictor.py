@@ -18,6 +18,7 @@ from mlkit.data.levels import Levels
 from mlkit.data.reading import Reading
 from mlkit.errors import ImageError, RunError
 from mlkit.evaluation.calibration import Calibration
+from mlkit.evaluation.guarantee import Guarantee
 from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
 from mlkit.models.device import Device, choose_device
@@ -131,9 +132,9 @@ class Predictor:
         """Probability and decision for each attribute of many images, batch by batch; files are decoded ahead, in threads.
 
         Yields:
-            Columns image, attribute, probability (0..1), threshold, decision ("yes", "no"), error; images in the order
-            given. An attribute that was unknown in all training images has no probability and no decision (NA). A file that
-            cannot be decoded is one row, with its error and nothing else.
+            Columns image, attribute, probability (0..1), threshold, decision ("yes", "no", of a model with a guarantee also
+            "unsure"), error; images in the order given. An attribute that was unknown in all training images has no
+            probability and no decision (NA). A file that cannot be decoded is one row, with its error and nothing else.
         """
         remarkable: dict[str, tuple[Levels | None, bool]] = {}
         with ThreadPoolExecutor() as executor:
@@ -169,8 +170,11 @@ class Predictor:
 
     def _table(self, images: list[str], probabilities: np.ndarray) -> pd.DataFrame:
         thresholds = np.array([self.meta["thresholds"][name] for name in self.attributes])
-        decisions = np.where(probabilities >= thresholds, "yes", "no").astype(object)
-        decisions[np.isnan(probabilities)] = None
+        if "guarantee" in self.meta:
+            decisions = Guarantee.of(self.meta["guarantee"]).decide(probabilities, self.attributes)
+        else:
+            decisions = np.where(probabilities >= thresholds, "yes", "no").astype(object)
+            decisions[np.isnan(probabilities)] = None
         return pd.DataFrame(
             {
                 "image": np.repeat(np.array(images, dtype=object), len(self.attributes)),

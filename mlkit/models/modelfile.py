@@ -84,10 +84,26 @@ def check_meta(meta: Any) -> None:
     seen = meta.get("never_seen", [])
     _expect(isinstance(seen, list) and set(seen) <= set(names), "never_seen", "attributes")
     _expect(isinstance(meta.get("chosen_on", {}), dict), "chosen_on", "a number an attribute")
+    if "guarantee" in meta:
+        _check_guarantee(meta["guarantee"], names)
     for field, nan in _NUMBERS.items():
         _check_numbers(field, meta.get(field, {}), nan)
     for member in members:
         _check_numbers("calibration", member["calibration"], nan=False)
+
+
+def _check_guarantee(guarantee: Any, names: list[str]) -> None:
+    """Raise ValueError where a guarantee is none of `evaluation.guarantee`."""
+    fields = {"precision", "confidence", "yes_from", "no_to", "odd"}
+    _expect(
+        isinstance(guarantee, dict) and set(guarantee) == fields, "guarantee", f"a mapping of {', '.join(sorted(fields))}"
+    )
+    for field in ("yes_from", "no_to"):
+        side = guarantee[field]
+        _expect(isinstance(side, dict) and set(side) <= set(names), field, "a number an attribute")
+        _expect(all(map(_is_number, side.values())), field, "finite numbers")
+    _expect(all(_is_number(guarantee[field]) for field in ("precision", "confidence")), "guarantee", "finite numbers")
+    _expect(isinstance(guarantee["odd"], list) and set(guarantee["odd"]) <= set(names), "odd", "attributes")
 
 
 def _build(meta: Mapping[str, Any]) -> nn.Module:

@@ -1,6 +1,6 @@
 """What was executed in a run folder, and from what: so, what need not be executed again, and which folder will do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,19 @@ class Manifest:
         """Whether the finished training that is there was begun from this, by a process that was killed after it."""
         return self.began(digest) and self._notebooks[TRAINING].get("run") != self._run.id
 
+    def forget(self, notebooks: Collection[str]) -> None:
+        """Let notebooks be executed again, since what they read has changed."""
+        self._notebooks = {name: stored for name, stored in self._notebooks.items() if name not in notebooks}
+        if self._path.exists():
+            self._write()
+
     def set(self, notebook: str, digest: str, done: bool) -> None:
         """Note that a notebook was executed, or, with the finished run that there is before, is being executed."""
         run = self._run.id if done or self._run.finished else ""
         self._notebooks[notebook] = {"digest": digest, "done": done, "run": run}
+        self._write()
+
+    def _write(self) -> None:
         write_json(self._path, {"parameters": self.parameters, "notebooks": self._notebooks})
 
 

@@ -26,7 +26,7 @@ FILES: dict[str, tuple[str, str]] = {
     "previous.pt": ("the training", "only while it is unfinished: the checkpoint before `last.pt`, should that be damaged"),
     "model.pth": (
         "the training",
-        "the best epoch's network with its attributes, image size, normalisation, calibration and thresholds",
+        "the best epoch's network with its attributes, image size, normalisation, calibration, thresholds and any guarantee",
     ),
     "predictions.csv": (
         "the training",

@@ -61,7 +61,7 @@ class TrainConfig(Strengths):
     test_fraction: Annotated[float, Between(0, 0.9), "of the images: judge; 0: the validation images do, and flatter"] = 0.15
     folds: Annotated[int, Between(0, 1000), "k of k-fold cross-validation; 0: none"] = 0
     fold: Annotated[int, Between(0), "number of the fold whose images are the test set"] = 0
-    threshold: Annotated[str, '"f1", "precision:0.9", "recall:0.9" or "fixed:0.5"'] = "f1"
+    threshold: Annotated[str, '"f1", "precision:0.9", "recall:0.9", "fixed:0.5", or "guarantee:0.95": else unsure'] = "f1"
     calibrate: Annotated[bool, "turn scores into probabilities that mean what they say"] = True
     near_duplicates: Annotated[bool, "search for them and keep them on one side of the split; false: identical files"] = True
     split_seed: Annotated[int, Between(0, 2**32 - 1), "of the split: runs that share it are judged on the same images"] = 0

@@ -1,6 +1,6 @@
 """What ends a training: calibration and thresholds by the validation images, figures by the test images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +11,12 @@ from torch import nn
 
 import mlkit
 from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.missingness import not_at_random
 from mlkit.evaluation import calibration
 from mlkit.evaluation.calibration import Calibration
+from mlkit.evaluation.guarantee import certify
 from mlkit.evaluation.metrics import DEFAULT_THRESHOLD, evaluate, macro, micro
-from mlkit.evaluation.thresholds import choose_thresholds, rests_on_few, smallest_class
+from mlkit.evaluation.thresholds import choose_thresholds, parse_policy, rests_on_few, smallest_class
 from mlkit.models.modelfile import save_model
 from mlkit.models.networks import statistics_of
 from mlkit.progress import listed, say
@@ -83,7 +85,12 @@ class TrainedModel:
 
 
 def finish_run(
-    run: Run, model: TrainedModel, outputs: Mapping[str, Outputs], policy: str, facts: dict[str, Any]
+    run: Run,
+    model: TrainedModel,
+    outputs: Mapping[str, Outputs],
+    policy: str,
+    facts: dict[str, Any],
+    dataset: Callable[[], MultiLabelDataset],
 ) -> pd.DataFrame:
     """Calibrate a model, choose its thresholds, evaluate it, and finish its run: predictions.csv, metrics.json, model.pth.
 
@@ -96,6 +103,7 @@ def finish_run(
         outputs: "validation" and "test". What is known there of attributes that were never seen in training does not count.
         policy: of the thresholds, see `thresholds.choose_thresholds`.
         facts: more for metrics.json, plain values.
+        dataset: opens the data, which a guarantee asks whether it is missing at random.
 
     Returns:
         See `metrics.evaluate`.
@@ -108,6 +116,14 @@ def finish_run(
         calibrator = calibration.fit(outputs["validation"].logits, targets["validation"], names, model.pos_weight)
     probabilities = {side: calibrator.probabilities(part.logits) for side, part in outputs.items()}
     thresholds = choose_thresholds(probabilities["validation"], targets["validation"], names, policy).threshold
+    guarantee: dict[str, Any] = {}
+    if parse_policy(policy)[0] == "guarantee":
+        promise = certify(
+            probabilities["validation"], targets["validation"], names, parse_policy(policy)[1], not_at_random(dataset())
+        )
+        guarantee = {"guarantee": promise.facts()}
+        for note in promise.notes(names):
+            say(note)
     chosen_on = smallest_class(targets["validation"][:, ~unseen], [name for name in names if name not in meta["never_seen"]])
     if few := rests_on_few(chosen_on):
         say(few)
@@ -119,6 +135,7 @@ def finish_run(
         "calibration": calibrator.to_dict(),
         "thresholds": {name: float(value) for name, value in thresholds.items()},
         "chosen_on": chosen_on,
+        **guarantee,
         "metrics": {"judged_on": side, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
     save_model(run.new("model.pth"), model.network, meta)
@@ -132,7 +149,9 @@ def finish_run(
         {
             "judged_on": side,
             **facts,
+            "policy": policy,
             "chosen_on": chosen_on,
+            **guarantee,
             "mean": _plain(mean),
             "micro": _plain(micro(p, y, model.prevalence, thresholds.to_numpy())),
             "left_out_of_mean": list(mean.attrs["left_out"]),

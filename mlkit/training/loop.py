@@ -305,7 +305,7 @@ class Training:
             "processor": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         }
         model = TrainedModel(network, meta, self.prevalence, pos_weight)
-        table = finish_run(self.run, model, outputs, self.config.threshold, facts)
+        table = finish_run(self.run, model, outputs, self.config.threshold, facts, lambda: self.dataset)
         for file in ("next.pt", "previous.pt", "last.pt"):  # a process that was killed in between leaves the first
             (self.run / file).unlink(missing_ok=True)
         return table

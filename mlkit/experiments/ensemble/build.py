@@ -17,6 +17,7 @@ from mlkit.models.modelfile import load_model
 from mlkit.models.networks import Ensemble
 from mlkit.runs import Run, named_folder
 from mlkit.training.finish import TrainedModel, finish_run
+from mlkit.training.recipe import Recipe
 
 
 def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False) -> Run:
@@ -70,7 +71,7 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
     prevalence = pd.DataFrame([facts["training_prevalence"] for facts in of_members]).astype(float).mean().to_numpy()
     # 1: the members' calibrated logits have no weight of positives in them any more
     model = TrainedModel(network, _meta(members), prevalence, pos_weight=1.0)
-    finish_run(run, model, outputs, parameters.get("threshold", "f1"), facts)
+    finish_run(run, model, outputs, parameters.get("threshold", "f1"), facts, lambda: Recipe.of(parameters).open())
     return run
 
 

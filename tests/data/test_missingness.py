@@ -6,8 +6,8 @@ import pytest
 from conftest import SHARED
 from scipy import stats
 
-from mlkit.curation.missingness import COLUMNS, _properties, image_properties, missingness
 from mlkit.data.labels import from_codes
+from mlkit.data.missingness import COLUMNS, _properties, image_properties, missingness
 from mlkit.data.source import DataSource
 
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here")

@@ -50,6 +50,13 @@ def missingness(labels: pd.DataFrame, properties: pd.DataFrame | None = None) ->
     return table
 
 
+def not_at_random(dataset: MultiLabelDataset, level: float = 0.05) -> list[str]:
+    """Attributes whose unknown cells go with something, by any test of `missingness` (p_holm at most `level`)."""
+    table = missingness(dataset.labels, image_properties(dataset))
+    found = set(table.attribute[table.p_holm <= level])
+    return [name for name in dataset.attributes if name in found]
+
+
 def _against_attributes(labels: pd.DataFrame) -> list[pd.DataFrame]:
     """Tests of all pairs of attributes at once: some hundred attributes make a hundred thousand."""
     codes, names = to_codes(labels), labels.columns.to_numpy(object)

@@ -1,0 +1,78 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+
+from mlkit.cli import main
+from mlkit.evaluation.predictions import Predictions
+from mlkit.evaluation.thresholds import choose_thresholds
+from mlkit.inference.predictor import Predictor
+from mlkit.models.modelfile import load_model
+from mlkit.notebooks import CHAIN
+from mlkit.notebooks.manifest import Manifest
+from mlkit.training import finish
+
+
+def choose(policy):
+    return main(["thresholds", "small", "--policy", policy])
+
+
+def test_thresholds_are_chosen_again_by_another_policy_and_back_and_all_else_stays(finished, capsys):
+    predictions, (network, _) = (finished / "predictions.csv").read_bytes(), load_model(finished / "model.pth")
+    metrics = finished.read_json("metrics.json")
+    manifest = Manifest(finished)
+    for notebook in CHAIN:
+        manifest.set(notebook, "digest", done=True)
+    assert choose("recall:0.9") == 0
+    assert re.search(r"on the \d+ test images of .*small:\n +threshold  precision  recall +F1\n", capsys.readouterr().out)
+    validated = Predictions.read(finished, "validation")
+    expected = choose_thresholds(validated.probabilities, validated.targets, validated.attributes, "recall:0.9").threshold
+    again, meta = load_model(finished / "model.pth")
+    assert meta["thresholds"] == pytest.approx(expected.to_dict(), abs=1e-6)
+    assert finished.read_json("metrics.json")["policy"] == "recall:0.9"
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), again.parameters(), strict=True))
+    assert (finished / "predictions.csv").read_bytes() == predictions
+    assert list(json.loads((finished / "manifest.json").read_text(encoding="utf-8"))["notebooks"]) == list(CHAIN[:2])
+    assert choose("f1") == 0
+    assert finished.read_json("metrics.json") == metrics
+
+
+def test_a_guarantee_is_in_model_and_run_and_decides(finished, capsys, monkeypatch):
+    monkeypatch.setattr(finish, "not_at_random", lambda dataset: [dataset.attributes[0]])
+    assert choose("guarantee:0.6") == 0
+    printed = capsys.readouterr().out
+    assert "of what is decided, at least 60% is right, with 90% confidence" in printed
+    assert f"not missing at random, so nothing is promised of: {Predictions.read(finished).attributes[0]}" in printed
+    predicted, predictor = Predictions.read(finished), Predictor.load(finished.path)
+    assert predictor.meta["guarantee"] == finished.read_json("metrics.json")["guarantee"] == predicted.guarantee.facts()
+    images = [str(Path(DATA["images"], image)) for image in predicted.images]
+    decisions = predictor.predict(images).decision.to_numpy().reshape(len(images), -1)
+    assert set(decisions[:, 0]) == {"unsure"}
+    assert np.isin(decisions, ["yes", "no"]).mean(axis=0) == pytest.approx(predicted.decided().decided, abs=0.06)
+    assert np.isin(decisions, ["yes", "no"]).any()
+    assert choose("f1") == 0
+    assert "guarantee" not in load_model(finished / "model.pth")[1]
+    assert Predictions.read(finished).decided().empty
+
+
+def test_a_guarantee_needs_the_data_that_the_run_knows(finished, capsys):
+    config = finished.config()
+    finished.write_json("config.json", config | {"data": "other"})
+    assert choose("guarantee:0.9") == 2
+    assert "labels or images have changed since" in capsys.readouterr().err
+    assert choose("precision:0.9") == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [("guarantee:1", "what is promised must be from 0.5 to below 1"), ("garantee:0.9", "did you mean 'guarantee:0.95'?")],
+)
+def test_policies_that_cannot_be_followed_change_nothing(finished, policy, message, capsys):
+    before = (finished / "model.pth").read_bytes()
+    assert choose(policy) == 2
+    assert message in capsys.readouterr().err
+    assert (finished / "model.pth").read_bytes() == before
