@@ -19,9 +19,11 @@ def add_to(commands: Any) -> None:
 def ensemble(options: argparse.Namespace) -> int:
     """Make the ensemble; print who judged it, what it is worth beside its members, and where the model is."""
     from mlkit.experiments.ensemble import build_ensemble
+    from mlkit.inference.card import write_card
     from mlkit.runs import find_runs
 
     run = build_ensemble(find_runs([typed_run(run) for run in options.runs]), options.name, options.overwrite)
+    write_card(run)
     facts, table = run.read_json("metrics.json"), run.read_table("members.csv").set_index("run")
     print(f"{run}: ensemble of {', '.join(facts['members'])}\n{facts['judging']}")
     if facts["judged_on"] != "test":

@@ -19,11 +19,13 @@ def add_to(commands: Any) -> None:
 def thresholds(options: argparse.Namespace) -> int:
     """Choose, and print what it comes to on the images that judge."""
     from mlkit.evaluation.predictions import Predictions
+    from mlkit.inference.card import write_card
     from mlkit.runs import Run
     from mlkit.training.thresholds import choose_again
 
     run = Run.open(typed_run(options.run))
     table = choose_again(run, options.policy)
+    write_card(run)
     predicted = Predictions.read(run)
     print(f"on the {len(predicted.images)} {predicted.split} images of {run}:")
     decided = predicted.decided()

@@ -27,6 +27,7 @@ def train(options: argparse.Namespace) -> int:
         return 0
     from mlkit.errors import ParameterError
     from mlkit.evaluation.metrics import macro
+    from mlkit.inference.card import write_card
     from mlkit.runs import Run
     from mlkit.training.loop import train as train_model
 
@@ -50,6 +51,7 @@ def train(options: argparse.Namespace) -> int:
     result = Run.create(options.name, recipe.parameters(), dataset.fingerprint, options.overwrite)
     options.goes_on = _goes_on(options, result.name)
     table = train_model(dataset, recipe.config, result)
+    write_card(result)
     columns = ["positives", "negatives", "chance", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
     print(table[columns].round(3).to_string())
     mean, judged_on = macro(table), result.read_json("metrics.json")["judged_on"]

@@ -28,6 +28,10 @@ FILES: dict[str, tuple[str, str]] = {
         "the training",
         "the best epoch's network with its attributes, image size, normalisation, calibration, thresholds and any guarantee",
     ),
+    "MODEL.md": (
+        "the training",
+        "the model card: data, recipe, figures with intervals, thresholds, what it must not be used for, how to cite",
+    ),
     "predictions.csv": (
         "the training",
         "the validation and test images: attribute, target (empty: unknown), logit, calibrated probability (empty: the "

@@ -293,7 +293,9 @@ class Training:
         self.step.network.load_state_dict(network.state_dict())
         outputs = {side: self._outputs(side) for side in ("validation", "test")}
         pos_weight = self.step.objective.pos_weight.cpu().numpy().astype(float) if self.config.calibrate else None
+        cells = label_counts(self.dataset.labels.iloc[self._training])[["positives", "negatives", "unknown"]]
         facts = {
+            "training_cells": {name: [int(count) for count in cells] for name, cells in cells.iterrows()},
             "best_epoch": self.state.best_epoch,
             "epochs": self.state.epoch,
             "stopped": asdict(stopped) if stopped else None,

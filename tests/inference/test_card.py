@@ -1,0 +1,66 @@
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import DATA, TINY
+
+from mlkit.cli import main
+from mlkit.errors import RunError
+from mlkit.inference.card import write_card
+from mlkit.runs import Run
+
+
+def card(run):
+    write_card(run)
+    return (run / "MODEL.md").read_text(encoding="utf-8")
+
+
+def test_says_what_the_run_folder_says(finished):
+    text, facts = card(finished), finished.read_json("metrics.json")
+    assert text.startswith(f"# small\n\nA {TINY.replace('_', chr(92) + '_')} that says of an image which of 4 attributes")
+    counts = finished.read_table("split.csv").split.value_counts()
+    assert f"- {counts['train']} images taught\n- {counts['validation']} images chose" in text
+    assert f"fingerprint of labels and images: `{finished.config()['data']}`" in text
+    for name, cells in facts["training_cells"].items():
+        assert f"| {name} | {cells[0]} | {cells[1]} | {cells[2]} |" in text
+    assert f"mAP {facts['mean']['AP']:.3f}" in text
+    assert "- epochs: 1\n" in text
+    assert "fewer than 10 known yes, or known no, judge them: nobody knows how good it is." in text
+
+
+def test_numbers_of_the_training_cells_are_those_of_the_label_file(finished):
+    labels = pd.read_csv(DATA["labels"], index_col="image")
+    taught = finished.read_table("split.csv").query("split == 'train'").image
+    for name, cells in finished.read_json("metrics.json")["training_cells"].items():
+        column = labels.loc[taught, name]
+        assert cells == [(column == 1).sum(), (column == 0).sum(), column.isna().sum()]
+
+
+def test_names_stay_what_they_are(finished):
+    names = list(finished.read_json("metrics.json")["attributes"])
+    new = dict(zip(names, ["<b>x</b>", "a|b", "*c*", "$d$"], strict=True))
+    for file in ("metrics.json", "predictions.csv"):
+        text = (finished / file).read_text(encoding="utf-8")
+        for old, name in new.items():
+            text = re.sub(rf'(?<=[",]){old}(?=[",])', name, text)
+        (finished / file).write_text(text, encoding="utf-8")
+    text = card(finished)
+    assert r"| \<b\>x\</b\> |" in text
+    assert r"| a\|b |" in text
+    assert "<b>" not in text
+    table = next(part for part in text.split("\n\n") if part.startswith("| attribute | positives"))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()} == {10}
+
+
+def test_a_guarantee_and_an_ensemble_have_theirs(finished, outputs, capsys):
+    assert main(["thresholds", "small", "--policy", "guarantee:0.6"]) == 0
+    assert "Yes, no, or unsure (`guarantee:0.6`)" in (finished / "MODEL.md").read_text(encoding="utf-8")
+    shutil.copytree(finished.path, outputs / "other")
+    assert main(["ensemble", "small", "other", "--name", "both"]) == 0
+    assert "An ensemble of small, other that says" in (outputs / "both" / "MODEL.md").read_text(encoding="utf-8")
+
+
+def test_an_unfinished_run_has_none(outputs):
+    with pytest.raises(RunError, match="is not finished"):
+        write_card(Run.create("a", {}, "data"))
