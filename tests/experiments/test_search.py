@@ -3,17 +3,19 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import matplotlib as mpl
+import nbformat
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
 import yaml
-from conftest import wait_for
+from conftest import HANG, wait_for
 
 from mlkit.cli import main
 from mlkit.errors import MlkitError, ParameterError, RunError
@@ -29,7 +31,7 @@ from mlkit.experiments.search.trials import best, importance, promising, ranking
 from mlkit.experiments.search.tuning import values_of
 from mlkit.experiments.search.worker import run_workers, work
 from mlkit.files import digest_file
-from mlkit.notebooks import NotebookError
+from mlkit.notebooks import TRAINING, NotebookError
 from mlkit.runs import Claim, Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.recipe import Recipe
@@ -508,7 +510,7 @@ def test_trials_of_a_lost_machine_are_given_back_by_its_name(monkeypatch):
     assert [trial.number for trial in tuning.running()] == [0, 1]
 
 
-# --- the command, with trainings in earnest
+# --- the command
 
 
 def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatch, capsys, tmp_path):
@@ -554,20 +556,49 @@ def test_what_is_refused_leaves_no_search_behind(sample, outputs, capsys, monkey
     assert not (outputs / "s").exists()
 
 
-def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(sample, outputs, tmp_path, monkeypatch, capsys):
+TRAINS = """
+import json, os, time
+from pathlib import Path
+outputs = Path(os.environ["MLKIT_OUTPUTS"])
+folder, rate = outputs / run, settings["learning_rate"]
+data = json.loads((outputs / trial.partition("/")[0] / "tuning.json").read_text())["data"]
+(folder / "config.json").write_text(json.dumps({"parameters": settings, "created": "now", "data": data}))
+if rate == 0.01 and not (folder / "begun").exists():
+    (folder / "begun").touch()
+    time.sleep(HANG)
+(folder / "epochs.csv").write_text(f"epoch,mAP\\n1,{rate}\\n")
+facts = {"stopped": None, "seconds": 1.0, "epochs": 1, "judged_on": "test", "mean": {"AP": 0.5}}
+(folder / "metrics.json").write_text(json.dumps(facts))
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose training notebook plays one: at a learning rate of 0.01 it goes on for ever, the first time."""
+    root, folder = tmp_path / "project", worker_module.project_root() / "notebooks" / "parameters"
+    shutil.copytree(folder, root / "notebooks" / "parameters")
+    known = {"images": "", "labels": "", "recipe": "", "settings": {}, "run": "", "overwrite": False, "trial": ""}
+    parameters = "\n".join(f"{name} = {value!r}" for name, value in known.items())
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells.append(nbformat.v4.new_code_cell(TRAINS.replace("HANG", str(HANG))))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "notebooks" / f"{TRAINING}.ipynb")
+    monkeypatch.setenv("MLKIT_ROOT", str(root))
+    return root
+
+
+def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(project, sample, outputs, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "grid.yaml").write_text("learning_rate: [1e-3, 1e-2]\n")
+    (project / "grid.yaml").write_text("learning_rate: [1e-3, 1e-2]\n")
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": "16", "batch_size": "64", "epochs": "25"}
-    given = [*data, *(word for pair in small.items() for word in ("-p", *pair)), "--space", str(tmp_path / "grid.yaml")]
+    given = [*data, "-p", "weights", "none", "-p", "image_size", "16", "--space", str(project / "grid.yaml")]
 
     def training():
-        """A worker in the middle of a training, and the trial."""
-        for run in (outputs).glob("t-trial*/history.csv"):
-            number = int(run.parent.name[-3:])
-            trial = Tuning.open("t").optuna_study().get_trials(deepcopy=False)[number]
-            if trial.state.name == "RUNNING":
-                return trial.user_attrs["process"], number
+        """The worker in the middle of a training that does not end, and the trial; once the other has ended."""
+        folders = [*outputs.glob("t-trial*/begun")]
+        if folders and [*outputs.glob("t-trial*/metrics.json")]:
+            number = int(folders[0].parent.name[-3:])
+            return Tuning.open("t").optuna_study().get_trials(deepcopy=False)[number].user_attrs["process"], number
         return None
 
     def kill():
