@@ -1,7 +1,8 @@
 """One notebook, executed by papermill; what can go wrong with it, for people."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def execute(
         NotebookError: if it fails.
         WriteError: if it cannot be written.
     """
-    import papermill  # costs a second, and only this function needs it
+    # costs a second, and only this function needs it; two more would go into jsonschema's grammar of international
+    # addresses, which no notebook has, and without which it does
+    with _without("rfc3987_syntax"):
+        import papermill
     from traitlets.config import Config
 
     target, partial = run / f"{notebook}.ipynb", run / f"{notebook}.partial.ipynb"
@@ -87,6 +91,17 @@ def execute(
                 raise WriteError(f"{partial} cannot be written ({reason(error)})") from None
             raise
     move(partial, target)
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """A module that is not loaded yet cannot be imported meanwhile."""
+    loaded = sys.modules.setdefault(module, None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if loaded is None:
+            del sys.modules[module]
 
 
 class _Terminal:
