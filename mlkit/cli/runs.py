@@ -19,7 +19,6 @@ def add_to(commands: Any) -> None:
 
 def runs(options: argparse.Namespace) -> int:
     """Print the runs as a table, in blocks of columns as wide as the terminal, or write it whole."""
-    from mlkit.experiments.comparison.overview import overview, readable
     from mlkit.files import shown, write_csv
     from mlkit.runs import TRAIN_ONE, find_runs, outputs_root
 
@@ -27,6 +26,8 @@ def runs(options: argparse.Namespace) -> int:
     if not found:
         print(f"no run in {shown(outputs_root())} yet; {TRAIN_ONE}")
         return 0
+    from mlkit.experiments.comparison.overview import overview, readable  # with torch, which takes seconds
+
     table = overview(found)
     if options.csv:
         write_csv(options.csv, table)

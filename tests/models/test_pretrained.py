@@ -92,9 +92,10 @@ def check_filled(model, backbone):
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_network_of_every_family_starts_from_its_imagenet_file_and_from_the_same_file_by_path(cache, backbone, old):
+    """The newer layout in the cache, the older by its path; one family both ways with both."""
     file = cache / models.get_model_weights(backbone).DEFAULT.url.rsplit("/", 1)[1]
     torch.save(published(backbone, old), file)
-    for weights in ("imagenet", str(file)):
+    for weights in ("imagenet", str(file)) if backbone == "mnasnet0_5" else (str(file) if old else "imagenet",):
         check_filled(build_model(backbone, 3, weights, FAMILIES[backbone]), backbone)
 
 
