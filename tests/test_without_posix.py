@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY
 from PIL import Image
+from tinynet import TINYNET
 
 import mlkit.files
 from mlkit.bench import footprint
@@ -32,7 +32,7 @@ from mlkit.training.recipe import Recipe
 
 PHOTOS = Path(__file__).parent / "photos"
 DATA = {"images": str(PHOTOS / "images"), "labels": str(PHOTOS / "labels.csv")}
-SMALL = {"backbone": TINY, "weights": "none", "image_size": 32, "batch_size": 16, "epochs": 1, "device": "cpu"}
+SMALL = {"backbone": TINYNET, "weights": "none", "image_size": 32, "batch_size": 16, "epochs": 1, "device": "cpu"}
 GONE = {
     os: "pread pwrite umask uname getloadavg sched_getaffinity sysconf posix_fadvise posix_fallocate fork forkpty killpg "
     "getpgid setpgid setsid getuid geteuid getgid chown fchown fchmod link symlink mkfifo nice wait wait3 wait4",

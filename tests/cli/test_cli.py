@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import POSIX, TINY
+from conftest import POSIX
 from sklearn.metrics import average_precision_score
+from tinynet import TINYNET
 
 from mlkit.cli import COMMANDS, main
 from mlkit.cli.given import data_options, given_parameters, given_recipe, typed_run
@@ -30,7 +31,7 @@ def run_and_output(sample, tmp_path_factory):
     """Folder of the run of a small training on the sample set, and what the command printed."""
     folder, printed = tmp_path_factory.mktemp("outputs"), io.StringIO()
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "-p", "backbone", TINY]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "32", "-p", "backbone", TINYNET]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("MLKIT_OUTPUTS", str(folder))
         assert main(["train", *data, *small, "--name", "t"]) == 0
@@ -104,7 +105,9 @@ def test_folder_of_images_is_predicted_into_a_table(trained, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 60 * 4
     assert table.image.is_monotonic_increasing
-    assert re.fullmatch(rf"model: .*outputs/t, {TINY} of epoch 1, trained 20.* UTC", capsys.readouterr().out.splitlines()[1])
+    assert re.fullmatch(
+        rf"model: .*outputs/t, {TINYNET} of epoch 1, trained 20.* UTC", capsys.readouterr().out.splitlines()[1]
+    )
 
 
 def given(*arguments):
@@ -220,7 +223,7 @@ def test_a_folder_without_images_is_said_and_names_that_are_no_utf8_are_escaped(
 
 def test_folds_train_every_fold_put_them_together_and_keep_what_is_finished(sample, outputs, capsys):
     data = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv")]
-    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "16", "-p", "backbone", TINY]
+    small = ["-p", "weights", "none", "-p", "epochs", "1", "-p", "image_size", "16", "-p", "backbone", TINYNET]
     small += ["--name", "cv", "--folds", "3"]
     assert main(["train", *data, *small]) == 0
     printed = capsys.readouterr().out

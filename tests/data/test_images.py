@@ -15,6 +15,7 @@ from conftest import SHARED
 from imagefiles import ADOBE, SRGB, chunk, cmyk_profile, grey_profile, png, rgb_profile, tiff, to_srgb
 from imagefiles import WHITE as WHITE_POINT
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from tinynet import TINYNET
 
 import mlkit.inference.predictor as predictor_module
 from mlkit.cli import main
@@ -651,11 +652,11 @@ def test_every_door_gives_the_same_pixels_for_every_kind_of_file(every_kind, mon
     folder = tmp_path / "images"
     alone = [load_image(folder / name, 8, source.reading) for name in wanted]  # notebook 04
     np.testing.assert_array_equal(alone, trained)
-    config = TrainConfig(backbone="shufflenet_v2_x0_5", weights="none", image_size=8)
+    config = TrainConfig(backbone=TINYNET, weights="none", image_size=8)
     run = Run.create("r", Recipe(source, config).parameters(), dataset.fingerprint)
     np.testing.assert_array_equal(read_images(run, list(wanted)), trained)  # notebook 05 and TensorBoard
 
-    network = build_model("shufflenet_v2_x0_5", 1, "none")
+    network = build_model(TINYNET, 1, "none")
     meta = model_meta(network, dataset, config, np.array([0.5]), 1)
     save_model(run / "model.pth", network, meta)
     seen = []
@@ -669,9 +670,9 @@ def test_every_door_gives_the_same_pixels_for_every_kind_of_file(every_kind, mon
 
 def test_model_of_before_reads_as_it_did(every_kind, tmp_path, capsys):
     data, _ = every_kind
-    network = build_model("shufflenet_v2_x0_5", 1, "none")
+    network = build_model(TINYNET, 1, "none")
     dataset = DataSource(**data).open(8)
-    meta = model_meta(network, dataset, TrainConfig(backbone="shufflenet_v2_x0_5", image_size=8), np.array([0.5]), 1)
+    meta = model_meta(network, dataset, TrainConfig(backbone=TINYNET, image_size=8), np.array([0.5]), 1)
     del meta["reading"]
     save_model(tmp_path / "model.pth", network, meta)
     predictor = Predictor.load(tmp_path / "model.pth")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
+from tinynet import TINYNET, WIDER
 from torch import nn
 
 from mlkit.cli import main
@@ -37,7 +38,7 @@ NAMES = ["sleeves", "plain", "long", "bag"]
 def trained(sample, tmp_path_factory):
     """Folder of finished runs: `a` and `b` of one split, other networks and losses; `cv-fold0` to `cv-fold2`."""
     folder = tmp_path_factory.mktemp("trained")
-    weights = {name: str(folder / f"{name}.pth") for name in ("shufflenet_v2_x0_5", "mobilenet_v3_small")}
+    weights = {name: str(folder / f"{name}.pth") for name in (TINYNET, WIDER)}
     data = {"images": str(sample / "images"), "labels": str(sample / "labels.csv"), "strict": False}
     small = {"image_size": 16, "epochs": 1, "batch_size": 8, "precision": "fp32", "test_fraction": 0.3}
     first, second = ({"backbone": name, "weights": file} for name, file in weights.items())
@@ -112,7 +113,7 @@ def test_model_file_alone_predicts(runs, sample, tmp_path):
     np.testing.assert_allclose(table.probability, predicted.probabilities.ravel(), atol=1e-4)
     np.testing.assert_allclose(table.threshold.head(4), predicted.thresholds)
     meta = predictor.meta
-    assert meta["backbone"] == "ensemble of shufflenet_v2_x0_5, mobilenet_v3_small"
+    assert meta["backbone"] == f"ensemble of {TINYNET}, {WIDER}"
     assert (meta["loss"], meta["epoch"]) == ("masked_bce, asl", "1, 1")
     assert [member["run"] for member in meta["members"]] == ["a", "b"]
     assert meta["metrics"]["mAP"] == pytest.approx(run.read_json("metrics.json")["mean"]["AP"])
@@ -366,7 +367,7 @@ def test_what_an_ensemble_lacks_is_asked_of_its_members(runs, capsys):
     with pytest.raises(
         WeightsError, match=r"is an ensemble of several networks; give the model.pth of one of its runs: cv-f"
     ):
-        build_model("mobilenet_v3_small", 2, str(run / "model.pth"))
+        build_model(WIDER, 2, str(run / "model.pth"))
     assert main(["run", "--name", "cv", "--only", "02"]) == 2
     assert "cv holds an ensemble, there is nothing to train" in capsys.readouterr().err
     assert run.finished

@@ -3,7 +3,7 @@
 import shutil
 
 import pandas as pd
-from conftest import TINY
+from tinynet import TINYNET
 
 from mlkit.cli import main
 from mlkit.runs import Run
@@ -12,7 +12,7 @@ from mlkit.runs import Run
 def test_run_is_repeated_with_the_same_bytes_or_it_is_said_what_differs(sample, outputs, tmp_path, capsys):
     moved = tmp_path / "moved"
     shutil.copytree(sample, moved)
-    small = {"epochs": "1", "image_size": "16", "weights": "none", "backbone": TINY}
+    small = {"epochs": "1", "image_size": "16", "weights": "none", "backbone": TINYNET}
     pairs = [word for pair in small.items() for word in ("-p", *pair)]
     data = ["--images", str(moved / "images"), "--labels", str(moved / "labels.csv")]
     assert main(["train", *data, *pairs, "--name", "a"]) == 0

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from conftest import HANG, POSIX
 from PIL import Image
+from tinynet import TINYNET
 
 from mlkit import cli
 from mlkit.data.labelfile import write_labels
@@ -28,7 +29,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 CONFIG = TrainConfig(
-    backbone="shufflenet_v2_x0_5",
+    backbone=TINYNET,
     image_size=16,
     weights="none",
     epochs=1,

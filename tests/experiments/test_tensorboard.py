@@ -19,6 +19,7 @@ import pytest
 from conftest import HANG, POSIX, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tinynet import TINYNET
 
 from mlkit.cli import main
 from mlkit.errors import RunError
@@ -95,9 +96,7 @@ def test_event_files_of_a_real_training_equal_its_tables(sample, folder):
     from mlkit.training.loop import train
 
     dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
-    config = TrainConfig(
-        backbone="shufflenet_v2_x0_5", image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32"
-    )
+    config = TrainConfig(backbone=TINYNET, image_size=32, weights="none", epochs=2, batch_size=16, precision="fp32")
     run = Run.create("a", asdict(config) | {"images": "x"}, dataset.fingerprint)
     train(dataset, config, run)
     EventFiles(folder).update()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tinynet import TINYNET
 from torch import nn
 
 from mlkit.cli import main
@@ -84,17 +85,15 @@ def trained(sample, tmp_path_factory):
     labels.to_csv(folder / "labels.csv", na_rep="NA")
     data = {"images": str(sample / "images"), "labels": str(folder / "labels.csv")}
     dataset = DataSource(data["images"], data["labels"]).open(32)
-    network = set_statistics(build_model("shufflenet_v2_x0_5", 2, "none"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    network = set_statistics(build_model(TINYNET, 2, "none"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     for module in network.train().modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # statistics of these images at once: else all images get the same logits
     with torch.no_grad():
         network(normalise(dataset.batch(np.arange(32))[0], *statistics_of(network)))
-    meta = {"backbone": "shufflenet_v2_x0_5", "image_size": 32, "attributes": ["a", "b"]}
+    meta = {"backbone": TINYNET, "image_size": 32, "attributes": ["a", "b"]}
     save_model(folder / "start.pth", network, meta | dict(zip(("mean", "std"), statistics_of(network), strict=True)))
-    config = TrainConfig(
-        backbone="shufflenet_v2_x0_5", weights=str(folder / "start.pth"), image_size=32, epochs=2, test_fraction=0.3
-    )
+    config = TrainConfig(backbone=TINYNET, weights=str(folder / "start.pth"), image_size=32, epochs=2, test_fraction=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_OUTPUTS", str(folder))
         run = Run.create("t", asdict(config) | data, dataset.fingerprint)

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import TINY
+from tinynet import TINYNET
 
 from mlkit.errors import MlkitError, WeightsError
 from mlkit.models.modelfile import load_model, save_model
@@ -22,14 +22,14 @@ def content(tmp_path_factory):
     meta = {
         "attributes": NAMES,
         "image_size": 32,
-        "backbone": TINY,
+        "backbone": TINYNET,
         "calibration": {name: {"slope": 1.0, "bias": 0.0} for name in NAMES},
         "thresholds": dict.fromkeys(NAMES, 0.5),
         "metrics": {"mAP": float("nan")},
         "never_seen": [],
     }
     path = tmp_path_factory.mktemp("model") / "model.pth"
-    save_model(path, build_model(TINY, 2, "none", 32), meta)
+    save_model(path, build_model(TINYNET, 2, "none", 32), meta)
     return load_torch(path)
 
 
