@@ -183,10 +183,10 @@ def test_output_that_takes_no_more_is_no_traceback():
 
 
 @POSIX
-def test_a_bare_environment_a_long_name_and_folders_to_read_alone_will_do(trained, outputs, tmp_path):
+def test_a_bare_environment_a_long_name_and_folders_to_read_alone_will_do(sample, finished, outputs, tmp_path):
     photos, run = tmp_path / "my photos" / "bücher 写真", outputs / ("ü" + 198 * "x")
-    shutil.copytree(trained, photos)
-    (outputs / "t").rename(run)
+    shutil.copytree(sample / "images", photos)
+    finished.path.rename(run)
     (tmp_path / "here").mkdir()
     for folder in (photos, run, tmp_path / "here"):
         folder.chmod(0o555)

@@ -3,7 +3,7 @@ import os
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from tinynet import TINYNET
 
 from mlkit.cli import main
 from mlkit.errors import FailureError, ParameterError, RunError
@@ -20,8 +20,8 @@ def model(tmp_path_factory):
     path, names = tmp_path_factory.mktemp("model") / "model.pth", ["a", "NA"]
     calibration = {name: {"slope": 1.0, "bias": 0.0} for name in names}
     thresholds = dict.fromkeys(names, 0.5)
-    meta = {"backbone": TINY, "image_size": 32, "attributes": names, "thresholds": thresholds, "calibration": calibration}
-    save_model(path, build_model(TINY, 2, "none", 32), meta | {"never_seen": ["NA"], "metrics": {"mAP": 0.5}})
+    meta = {"backbone": TINYNET, "image_size": 32, "attributes": names, "thresholds": thresholds, "calibration": calibration}
+    save_model(path, build_model(TINYNET, 2, "none", 32), meta | {"never_seen": ["NA"], "metrics": {"mAP": 0.5}})
     return path
 
 
