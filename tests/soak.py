@@ -53,6 +53,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
         for name, loss in LOSSES.items()
     ),
 )
+FINISHED = "holds a finished run"
 TIMES = ("img_per_s", "seconds", "trial", "host", "error", "config")  # columns and facts that no two runs share
 PHASES = {
     "anywhere": (sys.modules[__name__], "main"),
@@ -222,6 +223,8 @@ def killed(arguments: list[str], phase: str, generation: int, seconds: float) ->
         return quiet(arguments)
 
     ((code, text),) = apart(work)
+    if FINISHED in text:
+        return False
     if code not in ((0, 1, 2) if generation else (0, -signal.SIGALRM)) or "Traceback" in text:
         raise AssertionError(f"{' '.join(arguments)}: exit {code}, {text}")
     return code != 0
@@ -261,7 +264,7 @@ def survives(kind: Kind, runs: Path, place: Path, chance: random.Random, most: i
                 deaths.append(phase + ", of a kernel or worker" * (generation > 0))
         orphans(disturbed)
         ((code, text),) = apart(partial(quiet, kind.arguments))
-        if code and "holds a finished run" not in text:  # killed when all was written
+        if code and FINISHED not in text:  # killed when all was written
             raise AssertionError(f"{' '.join(kind.arguments)} does not go on: exit {code}, {text}")
     if wrong := differences(calm, disturbed):
         raise AssertionError(f"{kind.what}: {', '.join(wrong)} differ after kills in {'; '.join(deaths)}")
@@ -275,7 +278,7 @@ def crowd(folder: Path, outputs: Path, processes: int, runs: int) -> None:
     with environment(MLKIT_OUTPUTS=str(outputs)):
         ended = apart(*(partial(quiet, command(folder, name, {})) for name in names))
     for code, text in ended:
-        if code not in (0, 2) or (code and not ("at work in process" in text or "holds a finished run" in text)):
+        if code not in (0, 2) or (code and not ("is at work in" in text or FINISHED in text)):
             raise AssertionError(f"one of {processes} processes: exit {code}, {text}")
     wrong = [name for name in set(names) if differences(folder / "runs" / "whole", outputs / name)]
     if wrong or sum(code == 0 for code, _ in ended) != runs:

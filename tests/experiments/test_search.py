@@ -394,6 +394,7 @@ def test_interrupted_or_failed_trial_goes_back_into_the_queue_and_goes_on_in_its
     table = trials(tuning)
     assert table.state.tolist() == ["fail", "complete"]
     assert table.loc[1, ["learning_rate", "batch_size", "seed", "run"]].tolist() == [0.002, 16, 5, "s-trial000"]
+    assert "0.002,16,5,3,1.0,s-trial000," in (tuning.folder / "trials.csv").read_text(encoding="utf-8"), "whole epochs"
 
 
 def test_validation_images_without_both_classes_fail_the_trial_with_the_reason(monkeypatch):
