@@ -60,6 +60,11 @@ def lost(file):
     return lambda _: os.remove(file)
 
 
+def twice(file):
+    """The lines of a table stand in it twice."""
+    return lambda _: Path(file).write_bytes((lines := Path(file).read_bytes()) + lines.partition(b"\n")[2])
+
+
 def text(file, content):
     """A file holds this."""
 
@@ -254,6 +259,24 @@ FAULTS = {  # what is done, the command, its exit code, what it says
         BOTH,
         2,
         "is damaged (no column split); train the run",
+    ),
+    "predictions twice": (
+        twice(f"{RUN}/predictions.csv"),
+        BOTH,
+        2,
+        "is damaged (it has not one row for each image and attribute)",
+    ),
+    "figures that are none": (
+        text(f"{RUN}/metrics.json", '{"mean": {"AP": "x"}}'),
+        ["runs"],
+        2,
+        "damaged (mean is {",
+    ),
+    "a date that is none": (
+        text(f"{RUN}/config.json", '{"created": 1, "parameters": {}}'),
+        REPEAT,
+        2,
+        "damaged (created is 1)",
     ),
     "an unfinished run": (
         lost(f"{RUN}/metrics.json"),

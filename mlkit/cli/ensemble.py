@@ -36,5 +36,6 @@ def ensemble(options: argparse.Namespace) -> int:
         print(f"against the best member, {best.name}: {best.difference:+.3f} [{best.low:+.3f}, {best.high:+.3f}], {outcome}")
     every = len(facts["attributes"])
     over = f"over {every - len(facts['left_out_of_mean'])} of {every} attributes"
-    print(f"{facts['judged_on']} mAP {facts['mean']['AP']:.3f} {over}; model: {shown(run / 'model.pth')}")
+    mean = "undefined" if facts["mean"]["AP"] is None else f"{facts['mean']['AP']:.3f}"
+    print(f"{facts['judged_on']} mAP {mean} {over}; model: {shown(run / 'model.pth')}")
     return 0

@@ -78,6 +78,9 @@ class Predictions:
         attributes, split = list(facts["attributes"]), split or str(facts["judged_on"])
         table = table[table.split == split]
         images = list(table.image.unique())
+        if table.duplicated(["image", "attribute"]).any() or len(table) != len(images) * len(attributes):
+            file = shown(run / "predictions.csv")
+            raise RunError(f"{file} is damaged (it has not one row for each image and attribute); train the run again")
         columns = table.pivot(index="image", columns="attribute", values=["logit", "probability", "target"])
         logits, probabilities, targets = (
             columns.reindex(index=images, columns=[(name, a) for a in attributes]).to_numpy(np.float64).copy()

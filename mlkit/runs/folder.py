@@ -10,7 +10,7 @@ import pandas as pd
 
 from mlkit.errors import RunError
 from mlkit.files import as_written, make_folder, read_json, shown, write_csv, write_json
-from mlkit.runs.table import COLUMNS
+from mlkit.runs.table import COLUMNS, NUMBERS, VALUES
 
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}
@@ -35,8 +35,15 @@ class Folder:
         return shown(self.path)
 
     def read_json(self, file: str) -> dict[str, Any]:
-        """The values in a JSON file. Raises RunError if it is not there."""
-        return read_json(self.existing(file))
+        """The values in a JSON file. Raises RunError if it is not there, or some are of other types, see `VALUES`."""
+        path = self.existing(file)
+        values, kinds = read_json(path), VALUES.get(file, {})
+        for name in kinds.keys() & values.keys():
+            if not isinstance(values[name], kinds[name]) or (name in NUMBERS and not _are_numbers(values[name])):
+                raise RunError(
+                    f"{path} is damaged ({name} is {str(values[name])[:40]}); train the run again, with --overwrite"
+                )
+        return values
 
     def read_table(self, file: str) -> pd.DataFrame:
         """What a CSV file holds. Raises RunError if it is not there, cut, or lacks columns that it has, see `COLUMNS`."""
@@ -83,3 +90,10 @@ class Folder:
         if not (self / file).is_file():
             raise RunError(f"{shown(self / file)} is missing")
         return self / file
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether a mapping, or what is in it, holds numbers, None for NaN, and nothing else."""
+    if isinstance(value, dict):
+        return all(map(_are_numbers, value.values()))
+    return value is None or isinstance(value, int | float)

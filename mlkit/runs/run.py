@@ -162,7 +162,7 @@ class Run(Folder):
     def config(self) -> dict[str, Any]:
         """What `create` stored. Raises RunError if config.json is of something else."""
         config = self.read_json("config.json")
-        if not isinstance(config.get("parameters"), dict) or "created" not in config:
+        if {"parameters", "created"} - config.keys():
             raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name")
         return config
 

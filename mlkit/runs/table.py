@@ -1,5 +1,7 @@
 """The files of a run folder."""
 
+from types import NoneType
+
 # Columns that others read, and what is in them.
 COLUMNS: dict[str, dict[str, type]] = {
     "split.csv": {"image": str, "split": str},
@@ -7,6 +9,18 @@ COLUMNS: dict[str, dict[str, type]] = {
     "epochs.csv": {"epoch": int, "mAP": float},
     "predictions.csv": {"split": str, "image": str, "attribute": str, "target": float, "logit": float, "probability": float},
 }
+# Values that others read, and their types, where they are there.
+_NUMBER = (int, float, NoneType)
+VALUES: dict[str, dict[str, tuple[type, ...]]] = {
+    "config.json": {"created": (str,), "data": (str,), "parameters": (dict,), "contents": (dict,)},
+    "metrics.json": {
+        **dict.fromkeys(("mean", "attributes", "training_prevalence"), (dict,)),
+        **dict.fromkeys(("judged_on", "ran_on", "device", "judging"), (str,)),
+        **dict.fromkeys(("seconds", "img_per_s", "parameters", "best_epoch", "epochs"), _NUMBER),
+        "left_out_of_mean": (list,),
+    },
+}
+NUMBERS = ("mean", "attributes", "training_prevalence")  # mappings of numbers, or of such
 # Who makes them, and what they are.
 FILES: dict[str, tuple[str, str]] = {
     "config.json": (

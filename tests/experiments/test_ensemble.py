@@ -341,7 +341,7 @@ def test_command_says_what_was_made_and_a_pattern_may_find_it_again(runs, sample
     assert "against the best member, " in printed
     assert "ensemble/model.pth" in printed
     assert main(["predict", str(sample / "images" / "0000.jpg"), "--model", "ensemble"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == NAMES
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-len(NAMES) :]] == NAMES
 
 
 def test_without_test_images_the_validation_images_judge_and_that_is_said(runs, capsys):
