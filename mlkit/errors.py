@@ -1,6 +1,7 @@
 """The errors that a person can mend: each names what was expected, what came, and the way out."""
 
 import difflib
+import importlib.util
 import platform
 from collections.abc import Iterable
 
@@ -66,3 +67,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known[:20])}" + (" ..." if len(known) > 20 else "")
+
+
+def check_installed(extra: str, *packages: str) -> None:
+    """Raise MlkitError, with the command that mends it, if one of the packages of an extra is not installed."""
+    if lacking := [package for package in packages if importlib.util.find_spec(package.lower()) is None]:
+        be = "are" if len(lacking) > 1 else "is"
+        raise MlkitError(f'{" and ".join(lacking)} {be} not installed; run: pip install -e ".[{extra}]"')

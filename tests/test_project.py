@@ -102,7 +102,11 @@ def sources(folder):
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("mlkit", ["heif", "tensorboard"]), ("notebooks", []), ("tests", ["heif", "tensorboard", "test", "fuzz"])],
+    [
+        ("mlkit", ["heif", "tensorboard", "export", "int8"]),
+        ("notebooks", []),
+        ("tests", ["heif", "tensorboard", "test", "fuzz", "export", "int8"]),
+    ],
 )
 def test_every_package_that_is_imported_is_declared(folder, extras):
     declared = [*PYPROJECT["project"]["dependencies"]]

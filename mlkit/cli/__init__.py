@@ -14,7 +14,7 @@ import threading
 import traceback
 
 import mlkit
-from mlkit.cli import bench, ensemble, labels, predict, rerun, run, runs, study, tensorboard, thresholds, train, tune
+from mlkit.cli import bench, ensemble, export, labels, predict, rerun, run, runs, study, tensorboard, thresholds, train, tune
 from mlkit.errors import FailureError, MlkitError, Terminated, exit_code
 from mlkit.files import reason
 
@@ -22,7 +22,7 @@ COMMANDS = {  # by what a person wants
     "start": (run, train),
     "data": (labels, study),
     "many runs": (runs, rerun, tune, ensemble, tensorboard),
-    "use a model": (predict, thresholds),
+    "use a model": (predict, thresholds, export),
     "machine": (bench,),
 }
 

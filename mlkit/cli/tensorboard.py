@@ -1,13 +1,12 @@
 """`mlkit tensorboard`: the histories of runs in a browser."""
 
 import argparse
-import importlib.util
 import signal
 from contextlib import suppress
 from typing import Any
 
 from mlkit.cli.given import typed_run
-from mlkit.errors import MlkitError
+from mlkit.errors import check_installed
 
 
 def add_to(commands: Any) -> None:
@@ -22,8 +21,7 @@ def add_to(commands: Any) -> None:
 
 def tensorboard(options: argparse.Namespace) -> int:
     """Serve TensorBoard until Ctrl-C."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise MlkitError('TensorBoard is not installed; run: pip install -e ".[tensorboard]"')
+    check_installed("tensorboard", "TensorBoard")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, its temporary files go
     with suppress(KeyboardInterrupt):  # the way to end it
         from mlkit.experiments.tensorboard import serve

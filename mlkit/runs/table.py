@@ -77,4 +77,9 @@ FILES: dict[str, tuple[str, str]] = {
     "errors.png": ("notebook 05", "the most confident mistakes"),
     "differences.csv": ("notebook 05", "a comparison with another run"),
     "differences.png": ("notebook 05", "the same as a figure"),
+    "model.onnx": ("`mlkit export`", "the model for ONNX Runtime: from pixels of any size to probabilities"),
+    "model.pt2": ("`mlkit export`", "the same for torch alone"),
+    "model.xml": ("`mlkit export`", "the same for OpenVINO, its weights in `model.bin`"),
+    "model-int8.xml": ("`mlkit export`", "the same in INT8, its weights in `model-int8.bin`"),
+    "export.json": ("`mlkit export`", "how far the answers of these are from PyTorch's; what INT8 costs and gains"),
 }
