@@ -95,6 +95,10 @@ def kinds(folder: Path) -> Iterator[Kind]:
     space.write_text("learning_rate: [0.001, 0.003, 0.01]\n", encoding="utf-8")
     search = ["tune", *command(folder, "search", {"epochs": 1})[1:], "--space", str(space), "--workers", "2"]
     yield Kind("a search", [*search, "--grid", "--recover"], (theirs, started, itself) * 2, begun=False)
+    yield Kind("folds", [*command(folder, "cv", {}), "--folds", "2"], (itself, itself), begun=False)
+    cells = {"methods": "[masked_bce, ll_r]", "mechanisms": "[random]", "fractions": "[0.5]", "seeds": "[0]"}
+    study = ["study", *command(folder, "study", cells)[1:], "--labels", str(folder / "truth.csv")]
+    yield Kind("a study", study, (itself, itself), begun=False)
     yield Kind("an ensemble", ["ensemble", "whole", "other", "--name", "both"], (itself, itself))
 
 
@@ -157,6 +161,7 @@ def _content(file: Path) -> Any:
             return table.drop(columns=list(TIMES), errors="ignore").to_csv(index=False)
         case ".json":
             content = json.loads(file.read_text(encoding="utf-8"))
+            content.get("result", {}).pop("seconds", None)  # of a study's cell
             return {key: value for key, value in content.items() if key not in ("id", "created", "notebooks", *TIMES)}
         case ".pth":
             return {name: tensor.numpy().tobytes() for name, tensor in load_torch(file)["state_dict"].items()}
