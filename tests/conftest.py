@@ -31,13 +31,13 @@ SMALL = {
     "02_train_resnet18": {**DATA, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "05_evaluate": {"permutations": 100},
     "06_missing_labels": {
-        "settings": {"backbone": TINY, "epochs": 1, "image_size": 16, "batch_size": 256},
+        "settings": {"backbone": "tinynet", "epochs": 1, "image_size": 16, "batch_size": 256},
         "methods": ["masked_bce", "asl"],
         "fractions": [0.5],
         "seeds": [0, 1],
     },
     "07_compare_runs": {
-        "backbones": ["mobilenet_v3_small", TINY],
+        "backbones": ["tinynet", "tinynet_wider"],
         "settings": {**DATA, "epochs": 1, "image_size": 32, "batch_size": 16},
     },
     "08_tune": {**DATA, "trials": 2, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
@@ -202,5 +202,7 @@ def pytest_collection_modifyitems(items):
             if unknown := set(overrides) - known:
                 raise pytest.UsageError(f"{item.parent.path.name} has no parameter {unknown}; mend SMALL in conftest.py")
             item.cell.source += "".join(f"\n{name} = {value!r}" for name, value in overrides.items())
+            if "tinynet" in repr(overrides):
+                item.cell.source += f"\nimport sys\nsys.path.append({os.path.dirname(__file__)!r})\nimport tinynet"
             if item.parent.path.stem == "09_benchmark":
                 item.cell.source += BRIEF

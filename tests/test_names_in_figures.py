@@ -107,8 +107,10 @@ def test_figures_of_an_evaluation():
         evaluation_plots.scores: (p, y, half, half),
         evaluation_plots.reliability_diagram: (p, p, y, half),
     }
+    few = len(NAMES)
     for draw, columns in panels.items():
-        check(evaluation_plots.per_attribute(draw, "Panels", NAMES, *columns), NAMES, 44)
+        check(evaluation_plots.per_attribute(draw, "Panels", NAMES[:few], *(c[..., :few] for c in columns)), NAMES[:few], 44)
+        few = 4  # titles are set in the same way for all kinds of panels
     jackknife, pairs = intervals.jackknife(p, y, NAMES), intervals.compare(p, p[::-1], y, NAMES)
     check(evaluation_plots.intervals(jackknife.loc["AP"], table.chance, plots.rows(NAMES)[1]).figure, NAMES, 28)
     ax = plots.rows(NAMES)[1]

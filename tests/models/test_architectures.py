@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from torchvision.models import convnext, efficientnet, vision_transformer
+from torchvision.models import convnext, efficientnet, mobilenetv3, resnet, vision_transformer
 
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
@@ -36,15 +36,20 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Fewer and narrower layers for the families whose smallest networks have 5, 28 and 86 million weights."""
+    """Fewer and narrower layers than the smallest published networks have."""
     blocks = [convnext.CNBlockConfig(16, 32, 1), convnext.CNBlockConfig(32, 64, 1), convnext.CNBlockConfig(64, None, 1)]
     layers = {"num_layers": 2, "num_heads": 2, "hidden_dim": 64, "mlp_dim": 128}
     half, make_conf = {"width_mult": 0.5, "depth_mult": 0.5}, efficientnet._efficientnet_conf
+    make_resnet, make_mobile_conf = resnet._resnet, mobilenetv3._mobilenet_v3_conf
     make_convnext, make_transformer = convnext._convnext, vision_transformer._vision_transformer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "_efficientnet_conf", lambda name, **published: make_conf(name, **published | half))
         patch.setattr(convnext, "_convnext", lambda published, *rest, **named: make_convnext(blocks, *rest, **named))
         patch.setattr(vision_transformer, "_vision_transformer", lambda **named: make_transformer(**named | layers))
+        patch.setattr(resnet, "_resnet", lambda block, layers, *rest, **named: make_resnet(block, [1] * 4, *rest, **named))
+        patch.setattr(
+            mobilenetv3, "_mobilenet_v3_conf", lambda name, **named: make_mobile_conf(name, width_mult=0.5, **named)
+        )
         yield
 
 
