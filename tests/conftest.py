@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -78,6 +79,11 @@ def pytest_configure(config):
     """nbval has limits of its own, of which seconds would do on no busy machine; notebooks find what they read."""
     config.option.nbval_cell_timeout = config.option.nbval_kernel_startup_timeout = HANG
     config.pluginmanager.register(Prepared())
+
+
+def pytest_collection_finish():
+    """What was imported stays; each training collects garbage, and need not look through all that."""
+    gc.freeze()
 
 
 class Prepared:

@@ -198,6 +198,13 @@ def tiny_chain(tmp_path, monkeypatch):
     return write
 
 
+@pytest.fixture
+def recipe(tiny_chain, tmp_path):
+    """The recipe of the tiny chain, on its own data."""
+    folder = shutil.copytree(ROOT / "notebooks" / "parameters", tmp_path / "notebooks" / "parameters")
+    (folder / "sample.yaml").write_text("images: data/images\n")
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -228,11 +235,9 @@ def test_failure_names_notebook_cell_and_error_and_the_run_can_go_on(tiny_chain,
     assert (run / "04_single_image_inference.ipynb").exists()
 
 
-def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain, in_kernel, capsys):
+def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain, recipe, in_kernel, capsys):
     tiny_chain(2, "1 / 0")
     in_kernel.add(2)
-    shutil.copytree(ROOT / "notebooks" / "parameters", Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters")
-    (Path(os.environ["MLKIT_ROOT"]) / "notebooks" / "parameters" / "sample.yaml").write_text("images: data/images\n")
     assert main(["run", "--name", "x", "-p", "labels", "data/labels.csv"]) == 1
     error = capsys.readouterr().err
     assert "error:    ZeroDivisionError: division by zero" in error
@@ -246,10 +251,9 @@ def test_command_line_prints_the_failure_and_the_command_that_resumes(tiny_chain
 @pytest.mark.parametrize(
     ("number", "code", "what"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by the system")]
 )
-def test_interrupt_is_told_like_a_failure(tiny_chain, tmp_path, number, code, what):
-    shutil.copytree(ROOT / "notebooks" / "parameters", tmp_path / "notebooks" / "parameters")
+def test_interrupt_is_told_like_a_failure(tiny_chain, recipe, number, code, what):
     tiny_chain(1, f"import time; print('asleep'); time.sleep({HANG})")
-    command = [sys.executable, "-m", "mlkit", "run", "--name", "x"]
+    command = [sys.executable, "-m", "mlkit", "run", "--name", "x", "-p", "labels", "data/labels.csv"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "asleep" in line:
