@@ -24,6 +24,12 @@ os.environ["MLKIT_PROGRESS"] = "off"
 HANG = 1800  # seconds; the one limit of all tests, against what never ends: no slow or busy machine may meet it
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "datasets"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals, limits and devices that Windows has in another way")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 TINY = "shufflenet_v2_x0_5"  # 0.3 million weights: for what is checked of any network
 OUTPUTS = os.environ["MLKIT_OUTPUTS"]
 FEW = f"{OUTPUTS}-data"

@@ -12,17 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import HANG, wait_for
+from conftest import BROWSER, CHROMIUM, FLAGS, HANG, wait_for
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 NOTEBOOK = "01_explore_label_imbalance.ipynb"
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+pytestmark = BROWSER
 
 
 @pytest.fixture

@@ -14,7 +14,22 @@ import threading
 import traceback
 
 import mlkit
-from mlkit.cli import bench, ensemble, export, labels, predict, rerun, run, runs, study, tensorboard, thresholds, train, tune
+from mlkit.cli import (
+    bench,
+    ensemble,
+    export,
+    labels,
+    predict,
+    report,
+    rerun,
+    run,
+    runs,
+    study,
+    tensorboard,
+    thresholds,
+    train,
+    tune,
+)
 from mlkit.errors import FailureError, MlkitError, Terminated, exit_code
 from mlkit.files import reason
 
@@ -22,7 +37,7 @@ COMMANDS = {  # by what a person wants
     "start": (run, train),
     "data": (labels, study),
     "many runs": (runs, rerun, tune, ensemble, tensorboard),
-    "use a model": (predict, thresholds, export),
+    "use a model": (predict, thresholds, report, export),
     "machine": (bench,),
 }
 

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from mlkit import notebooks
     from mlkit.data.source import DataSource
     from mlkit.errors import ParameterError, exit_code
+    from mlkit.inference.report import write_report
     from mlkit.parameters import known_parameters
     from mlkit.training.recipe import known_settings
 
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         what = "interrupted, what was done is saved" if stop else "a notebook failed"
         print(f"\nmlkit: {what}\n{error}\nresume:   {again}", file=sys.stderr)
         return exit_code(stop) if stop else 1
+    write_report(result)
     print(f"\nmade in {result}:")
     for file in sorted([*result.written(), *(result / f"{notebook}.ipynb" for notebook in notebooks.CHAIN)]):
         if file.exists():

@@ -82,4 +82,8 @@ FILES: dict[str, tuple[str, str]] = {
     "model.xml": ("`mlkit export`", "the same for OpenVINO, its weights in `model.bin`"),
     "model-int8.xml": ("`mlkit export`", "the same in INT8, its weights in `model-int8.bin`"),
     "export.json": ("`mlkit export`", "how far the answers of these are from PyTorch's; what INT8 costs and gains"),
+    "report.html": (
+        "`mlkit run`, `mlkit report`",
+        "the executed notebooks on one page, the answers first, which opens and prints anywhere",
+    ),
 }
