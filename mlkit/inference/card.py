@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 import mlkit
+from mlkit.errors import WriteError
 from mlkit.evaluation import predictions
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.metrics import ENOUGH
 from mlkit.evaluation.predictions import Predictions
 from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import write_text
-from mlkit.progress import listed
+from mlkit.progress import listed, say
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 
@@ -24,7 +25,7 @@ _MARKS = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def write_card(run: Run) -> None:
-    """Write MODEL.md into a finished run's folder, over the one that was there.
+    """Write MODEL.md into a finished run's folder, over the one that was there; a full disk is said, and no more.
 
     Raises:
         RunError: if the run is not finished.
@@ -54,7 +55,10 @@ def write_card(run: Run) -> None:
         "## Cite",
         f"mlkit {mlkit.__version__}, and this model by its data `{config['data']}` and run `{run.id}`.",
     ]
-    write_text(run.new("MODEL.md"), "\n\n".join(parts) + "\n")
+    try:
+        write_text(run.new("MODEL.md"), "\n\n".join(parts) + "\n")
+    except WriteError as error:  # the model is whole without it
+        say(f"warning: {error}; this writes it again: mlkit thresholds {run.title} --policy {facts.get('policy', 'f1')}")
 
 
 def _data(run: Run, facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

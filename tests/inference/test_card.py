@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import shutil
 
@@ -64,3 +66,14 @@ def test_a_guarantee_and_an_ensemble_have_theirs(finished, outputs, capsys):
 def test_an_unfinished_run_has_none(outputs):
     with pytest.raises(RunError, match="is not finished"):
         write_card(Run.create("a", {}, "data"))
+
+
+def test_a_card_that_cannot_be_written_does_not_fail_the_training(finished, monkeypatch, capsys):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (finished / "MODEL.md").unlink(missing_ok=True)
+    monkeypatch.setattr("mlkit.files.move", full)
+    write_card(finished)
+    assert "MODEL.md cannot be written (No space left" in (said := capsys.readouterr().out)
+    assert "this writes it again: mlkit thresholds small --policy f1" in said
