@@ -17,6 +17,7 @@ import mlkit
 from mlkit.cli import (
     bench,
     ensemble,
+    explain,
     export,
     labels,
     predict,
@@ -37,7 +38,7 @@ COMMANDS = {  # by what a person wants
     "start": (run, train),
     "data": (labels, study),
     "many runs": (runs, rerun, tune, ensemble, tensorboard),
-    "use a model": (predict, thresholds, report, export),
+    "use a model": (predict, explain, thresholds, report, export),
     "machine": (bench,),
 }
 

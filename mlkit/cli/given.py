@@ -91,6 +91,11 @@ def typed_run(text: str) -> str:
     return path.name if len(path.parts) == 1 and not path.exists() else str(path.absolute())
 
 
+def typed_model(text: str) -> str:
+    """A run, or a model file; empty stays so."""
+    return typed_path(text) if text.endswith((".pth", ".pt")) else typed_run(text) if text else ""
+
+
 def _typed(name: str, value: str) -> str:
     if (name in _PATHS and value) or (name in FILES and value not in NO_FILE):
         return typed_path(value)

@@ -8,7 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.cli.given import typed_run
+from mlkit.cli.given import typed_model
 from mlkit.errors import ImageError, ParameterError
 from mlkit.files import shown
 
@@ -59,9 +59,7 @@ def predict(options: argparse.Namespace) -> int:
     from mlkit.inference.predictor import Predictor
 
     chosen = _Images(options.images, number, of)
-    model = options.model
-    source = Path(model).expanduser().absolute() if model.endswith((".pth", ".pt")) else typed_run(model) if model else ""
-    predictor = Predictor.load(source, options.device)
+    predictor = Predictor.load(typed_model(options.model), options.device)
     print(f"model: {predictor}")
     if chosen.passed_over:
         print(chosen.passed_over.removeprefix("; "))

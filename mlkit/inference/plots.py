@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from mlkit.plots import UNKNOWN, YES, beside_rows, legend_below, most_telling, name_rows, partly
+from mlkit.plots import UNKNOWN, YES, beside_rows, image_grid, legend_below, most_telling, name_rows, partly
 
 
 def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -30,3 +32,24 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     name_rows(ax, top.attribute)
     legend_below(ax)
     return ax
+
+
+def reasons(pixels: np.ndarray, maps: np.ndarray, table: pd.DataFrame) -> Figure:
+    """Where an image speaks for each attribute: what does is in colour.
+
+    Args:
+        pixels, maps: of `explanation.heat_maps`.
+        table: rows of `Predictor.predict`, of the same attributes.
+    """
+    top = most_telling(table.probability - table.threshold)
+    grey = np.repeat(pixels.mean(axis=2, keepdims=True) / 255, 3, axis=2)
+    shade = 0.7 * maps[..., None]
+    images = [shade[i] * colormaps["inferno"](maps[i])[..., :3] + (1 - shade[i]) * (0.35 + 0.65 * grey) for i in top]
+    rows = table.iloc[top]
+    said = [f"{p:.2f} {decision}" if p >= 0 else "NA" for p, decision in zip(rows.probability, rows.decision, strict=True)]
+    figure = image_grid(
+        images, [f"{name}: {text}" for name, text in zip(rows.attribute, said, strict=True)], min(len(top), 6)
+    )
+    title = partly("Where the image speaks for it", len(top), len(table), "furthest above the threshold", tables=False)
+    figure.suptitle(title)
+    return figure

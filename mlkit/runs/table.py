@@ -63,6 +63,7 @@ FILES: dict[str, tuple[str, str]] = {
     "Aimonk_multilabel_problem.png": ("notebook 03", "the loss curve"),
     "prediction.csv": ("notebook 04", "what the model says of a single image"),
     "prediction.png": ("notebook 04", "the same beside the image"),
+    "explanation.png": ("notebook 04", "where the image speaks for each attribute"),
     "evaluation.csv": ("notebook 05", "all figures of each attribute, with intervals and baselines"),
     "linear_head.csv": (
         "notebook 05",
