@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mlkit.cli import main
@@ -313,3 +314,14 @@ def test_convert_finds_files_and_check_shows_the_way_to_it(file, capsys, tmp_pat
     assert list(read_labels(out).index) == ["train_0.jpg", "train_1.jpg"]
     assert main([*command, "--from", "tag"]) == 2
     assert "there is no format 'tag'; did you mean 'tags'?" in capsys.readouterr().err
+
+
+def test_a_parquet_file_of_types_that_pyarrow_lacks_is_named(tmp_path, monkeypatch):
+    def lacks(file):
+        raise pa.ArrowNotImplementedError("Integers with more than 64 bits not implemented")
+
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr("pyarrow.parquet.read_schema", lacks)
+    for format in ("", "tags"):
+        with pytest.raises(LabelError, match=r"a\.parquet .*Integers with more than 64 bits not implemented"):
+            read_other(tmp_path / "a.parquet", Options(absent="NA"), format)

@@ -80,7 +80,7 @@ def list_column(path: Path) -> str | None:
 
     try:
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise LabelError(f"{shown(path)} cannot be read as Parquet ({error}); write it again") from None
     for field in schema:
         kind = field.type

@@ -54,7 +54,16 @@ def _structure(path: str | Path, what: str) -> Iterator[None]:
         yield
     except MlkitError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OSError,
+        NotImplementedError,
+        RecursionError,
+    ) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise LabelError(f"{shown(path)} is not built as {what} is ({reason}); export it again, or see --from") from None
 
