@@ -30,7 +30,7 @@ import psutil
 import torch
 
 import mlkit.files
-import mlkit.training.loop
+import mlkit.training.checkpoint
 from mlkit.cli import main
 from mlkit.data import sample, source
 from mlkit.files import environment
@@ -318,12 +318,12 @@ def failing(number: int, code: int) -> Iterator[list[str]]:
             raise OSError(code, os.strerror(code), str(target))
         real(source, target)
 
-    mlkit.files.move = mlkit.training.loop.move = move
+    mlkit.files.move = mlkit.training.checkpoint.move = move
     Training.checkpoint_seconds = -1.0  # a checkpoint after every iteration
     try:
         yield seen
     finally:
-        mlkit.files.move = mlkit.training.loop.move = real
+        mlkit.files.move = mlkit.training.checkpoint.move = real
         Training.checkpoint_seconds = every
 
 

@@ -17,15 +17,14 @@ from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
-from mlkit.errors import FailureError, RunError, WeightsError
+from mlkit.errors import FailureError
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.files import check_format, move
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
 from mlkit.models.modelfile import load_model, save_model
-from mlkit.models.torchfile import load_torch, save_torch
 from mlkit.progress import bar, say
 from mlkit.runs import Run, Stopped
+from mlkit.training.checkpoint import last_checkpoint, remove_checkpoints, write_checkpoint
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
 from mlkit.training.interruption import Interruption
@@ -212,11 +211,7 @@ class Training:
             "best_epoch": self.state.best_epoch,
         }
         self.run.write_table("history.csv", pd.concat(self.state.history))
-        save_torch(self.run.new("next.pt"), content)
-        last = self.run.new("last.pt")
-        if last.exists():
-            move(last, self.run.new("previous.pt"))
-        move(self.run / "next.pt", last)
+        write_checkpoint(self.run, content)
         self._saved = time.monotonic()
 
     def resume(self) -> None:
@@ -225,7 +220,7 @@ class Training:
         Raises:
             RunError: if no checkpoint can be read.
         """
-        content = self._last_checkpoint()
+        content = last_checkpoint(self.run)
         if content is None:
             return
         self.step.network.load_state_dict(content["model"])
@@ -249,25 +244,6 @@ class Training:
         )
         more = f" and {self._within} iterations" if self._within else ""
         say(f"going on after epoch {epoch} of {self.config.epochs}{more}")
-
-    def _last_checkpoint(self) -> dict[str, Any] | None:
-        """The newest that can be read; None where there is none."""
-        damaged = []
-        for path in (self.run / "last.pt", self.run / "previous.pt"):
-            if path.exists():
-                try:
-                    content: dict[str, Any] = load_torch(path)
-                    if not isinstance(content, dict) or not content.keys() >= {"model", "optimizer", "epoch", "best_epoch"}:
-                        raise WeightsError(f"{path} is no checkpoint")
-                except WeightsError as error:
-                    damaged.append(error)
-                    say(f"warning: {error}; going on from the checkpoint before it, if there is one")
-                else:
-                    check_format(path, content)
-                    return content
-        if damaged:
-            raise RunError(f"{damaged[-1]}, nor is there another checkpoint; begin again with overwrite")
-        return None
 
     @property
     def _within(self) -> int:
@@ -308,8 +284,7 @@ class Training:
         }
         model = TrainedModel(network, meta, self.prevalence, pos_weight)
         table = finish_run(self.run, model, outputs, self.config.threshold, facts, lambda: self.dataset)
-        for file in ("next.pt", "previous.pt", "last.pt"):  # a process that was killed in between leaves the first
-            (self.run / file).unlink(missing_ok=True)
+        remove_checkpoints(self.run)
         return table
 
     def _indices(self, side: str) -> np.ndarray:
