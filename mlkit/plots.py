@@ -226,5 +226,5 @@ def show(figure: Figure, path: Path | None = None, photos: bool = False) -> None
             image.convert("RGB").save(small, "JPEG", quality=70)
         else:
             image.convert("RGB").quantize(_SHOWN_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    display(Shown(data=small.getvalue(), format="jpeg" if photos else "png"))  # type: ignore[no-untyped-call]
+    display(Shown(data=small.getvalue(), format="jpeg" if photos else "png"))
     plt.close(figure)

@@ -12,20 +12,21 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import BROWSER, CHROMIUM, FLAGS, HANG, wait_for
+from conftest import BROWSER, CHROMIUM, DATA, FLAGS, HANG, wait_for
+
+from mlkit.inference.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOK = "01_explore_label_imbalance.ipynb"
 
 pytestmark = BROWSER
 
 
 @pytest.fixture
-def lab(tmp_path):
-    """JupyterLab on a copy of the notebooks, on the loopback address; its address and a function that asks its API."""
+def lab(tmp_path, request):
+    """JupyterLab on a copy of a notebook, on the loopback address; its address, a function that asks its API, the copy."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
+    shutil.copy(ROOT / "notebooks" / request.param, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +45,7 @@ def lab(tmp_path):
 
     try:
         wait_for(lambda: ask("/api/status"))
-        yield f"{address}/lab/tree/{NOTEBOOK}?token={token}&reset", ask, folder / NOTEBOOK
+        yield f"{address}/lab/tree/{request.param}?token={token}&reset", ask, folder / request.param
     finally:
         process.terminate()
         process.wait(timeout=HANG)
@@ -59,6 +60,21 @@ def figures(notebook):
     return sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in outputs(notebook))
 
 
+def run_all(playwright, address, ask):
+    """The page of a notebook in which all cells were told to run."""
+    page = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
+        viewport={"width": 1400, "height": 1000}
+    )
+    page.goto(address)
+    page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=1000 * HANG)
+    # earlier, Run All would ask for a kernel
+    wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")))
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells >> nth=0")
+    return page
+
+
+@pytest.mark.parametrize("lab", ["01_explore_label_imbalance.ipynb"], indirect=True)
 def test_run_all_finishes_without_error_and_shows_the_figures(lab):
     from playwright.sync_api import sync_playwright
 
@@ -70,20 +86,36 @@ def test_run_all_finishes_without_error_and_shows_the_figures(lab):
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, path)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(address)
-        page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=1000 * HANG)
-        # earlier, Run All would ask for a kernel
-        wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")))
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
+        page = run_all(playwright, address, ask)
         last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
         answer = last.source.split('print(f"')[1].split("{")[0]
         page.wait_for_selector(f".jp-OutputArea-output:has-text('{answer}')", timeout=1000 * HANG)
         page.keyboard.press("Control+s")
         wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"))
-        browser.close()
+        page.context.browser.close()
     done = nbformat.read(path, as_version=4)
     assert not [output for output in outputs(done) if output.output_type == "error"]
     assert figures(done) == committed > 0
+
+
+@pytest.mark.parametrize("lab", ["04_single_image_inference.ipynb"], indirect=True)
+def test_a_picture_that_is_chosen_is_answered_at_once(finished, lab, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    address, ask, _ = lab
+    image = sorted(Path(DATA["images"]).iterdir())[7]
+    expected = Predictor.load(finished.path).predict(image)
+    (tmp_path / "no picture.png").write_text("hello")
+    with sync_playwright() as playwright:
+        page = run_all(playwright, address, ask)
+        button = page.locator("button:has-text('Choose a picture')")
+        button.wait_for(timeout=1000 * HANG)
+        for file, said in (
+            (image, f"{expected.probability[0]:.3f}"),
+            (tmp_path / "no picture.png", "no picture.png: not an image"),
+        ):
+            with page.expect_file_chooser() as chooser:
+                button.click()
+            chooser.value.set_files(file)
+            page.wait_for_selector(f".jupyter-widgets:has-text('{said}')", timeout=1000 * HANG)
+        page.context.browser.close()
