@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.errors import MlkitError, WeightsError
+from mlkit.errors import MlkitError, ParameterError, WeightsError
 from mlkit.files import check_format, shown
 from mlkit.models.networks import IMAGENET_MEAN, IMAGENET_STD, Ensemble, build_model, set_statistics
 from mlkit.models.pretrained import check_finite
@@ -40,9 +40,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     meta, state = content["meta"], content["state_dict"]
     try:
         check_meta(meta)
-        with torch.device("meta"):  # shapes without memory
-            expected = _build(meta).state_dict()
-        _check_shapes(state, expected)
+        _check_shapes(state, _shapes(meta))
         model = _build(meta)
     except WeightsError:
         raise
@@ -111,6 +109,15 @@ def _build(meta: Mapping[str, Any]) -> nn.Module:
     parts = meta.get("members", [meta])
     networks = [build_model(part["backbone"], len(meta["attributes"]), "none", meta["image_size"]) for part in parts]
     return Ensemble(networks, [part["calibration"] for part in parts]) if "members" in meta else networks[0]
+
+
+def _shapes(meta: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Entries of the network that metadata names, without memory where its code allows that."""
+    try:
+        with torch.device("meta"):
+            return _build(meta).state_dict()
+    except (ParameterError, NotImplementedError):  # RegNets compute their widths with tensors
+        return _build(meta).state_dict()
 
 
 def _check_shapes(state: Any, expected: Mapping[str, Tensor]) -> None:

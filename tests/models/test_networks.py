@@ -30,11 +30,12 @@ def test_unknown_network_names_the_nearest():
         build_model("resnet_18", 3, "none")
 
 
-def test_network_that_asks_for_the_version_of_its_layers_comes_back(tmp_path):
-    donor = build_model("mnasnet0_5", 3, "none")
-    save_model(tmp_path / "model.pth", donor, META | {"backbone": "mnasnet0_5"})
-    for model in (load_model(tmp_path / "model.pth")[0], build_model("mnasnet0_5", 3, str(tmp_path / "model.pth"))):
-        torch.testing.assert_close(model.layers[0].weight, donor.layers[0].weight)
+@pytest.mark.parametrize(("backbone", "layer"), [("mnasnet0_5", "layers.0"), ("regnet_y_400mf", "stem.0")])
+def test_network_that_asks_for_the_version_of_its_layers_or_computes_their_widths_comes_back(tmp_path, backbone, layer):
+    donor = build_model(backbone, 3, "none")
+    save_model(tmp_path / "model.pth", donor, META | {"backbone": backbone})
+    for model in (load_model(tmp_path / "model.pth")[0], build_model(backbone, 3, str(tmp_path / "model.pth"))):
+        torch.testing.assert_close(model.get_submodule(layer).weight, donor.get_submodule(layer).weight)
 
 
 def test_weights_from_a_file_fill_the_backbone_and_leave_the_head_fresh(tmp_path):
