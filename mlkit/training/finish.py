@@ -115,18 +115,8 @@ def finish_run(
     if model.pos_weight is not None:
         calibrator = calibration.fit(outputs["validation"].logits, targets["validation"], names, model.pos_weight)
     probabilities = {side: calibrator.probabilities(part.logits) for side, part in outputs.items()}
-    thresholds = choose_thresholds(probabilities["validation"], targets["validation"], names, policy).threshold
-    guarantee: dict[str, Any] = {}
-    if parse_policy(policy)[0] == "guarantee":
-        promise = certify(
-            probabilities["validation"], targets["validation"], names, parse_policy(policy)[1], not_at_random(dataset())
-        )
-        guarantee = {"guarantee": promise.facts()}
-        for note in promise.notes(names):
-            say(note)
-    chosen_on = smallest_class(targets["validation"][:, ~unseen], [name for name in names if name not in meta["never_seen"]])
-    if few := rests_on_few(chosen_on):
-        say(few)
+    known = [name for name, never in zip(names, unseen, strict=True) if not never]
+    thresholds, chosen = _choose(probabilities["validation"], targets["validation"], names, known, policy, dataset)
     side = "test" if len(outputs["test"].images) else "validation"
     p, y = probabilities[side], targets[side]
     table = evaluate(p, y, names, model.prevalence, thresholds.to_numpy())
@@ -134,8 +124,7 @@ def finish_run(
     meta = meta | {
         "calibration": calibrator.to_dict(),
         "thresholds": {name: float(value) for name, value in thresholds.items()},
-        "chosen_on": chosen_on,
-        **guarantee,
+        **chosen,
         "metrics": {"judged_on": side, "mAP": float(mean.AP), "AP": {n: float(v) for n, v in table.AP.items()}},
     }
     save_model(run.new("model.pth"), model.network, meta)
@@ -150,8 +139,7 @@ def finish_run(
             "judged_on": side,
             **facts,
             "policy": policy,
-            "chosen_on": chosen_on,
-            **guarantee,
+            **chosen,
             "mean": _plain(mean),
             "micro": _plain(micro(p, y, model.prevalence, thresholds.to_numpy())),
             "left_out_of_mean": list(mean.attrs["left_out"]),
@@ -160,6 +148,27 @@ def finish_run(
         },
     )
     return table
+
+
+def _choose(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    names: list[str],
+    seen: list[str],
+    policy: str,
+    dataset: Callable[[], MultiLabelDataset],
+) -> tuple[pd.Series, dict[str, Any]]:
+    """Thresholds by the validation images; and as facts of the run what they rest on, and a guarantee that was asked for."""
+    cells = smallest_class(targets, names)
+    facts: dict[str, Any] = {"chosen_on": {name: cells[name] for name in seen}}
+    said = [rests_on_few(facts["chosen_on"])]
+    if parse_policy(policy)[0] == "guarantee":
+        promise = certify(probabilities, targets, names, parse_policy(policy)[1], not_at_random(dataset()))
+        facts["guarantee"] = promise.facts()
+        said += promise.notes(names)
+    for line in filter(None, said):
+        say(line)
+    return choose_thresholds(probabilities, targets, names, policy).threshold, facts
 
 
 def _table(side: str, part: Outputs, attributes: list[str], probabilities: np.ndarray) -> pd.DataFrame:
