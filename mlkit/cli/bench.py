@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 from typing import Any
 
-from mlkit.cli.given import typed_path
+from mlkit.cli.given import typed_path, typed_run
+from mlkit.errors import ParameterError
 
 
 def add_to(commands: Any) -> None:
@@ -20,6 +21,9 @@ def add_to(commands: Any) -> None:
     command.add_argument("--device", help="auto, cpu, cuda")
     command.add_argument("--precision", help="of mlkit and the pure step: auto, fp32, bf16")
     command.add_argument("--cache-count", type=int, metavar="IMAGES", help="of the memory test (default: 20000; 0: none)")
+    command.add_argument(
+        "--inference", nargs="?", const="", metavar="RUN", help="prediction alone, of a run, by all that it was exported to"
+    )
     command.add_argument("--json", metavar="FILE", default="", help="write the figures to a file")
     command.set_defaults(command=bench)
 
@@ -30,9 +34,26 @@ def bench(options: argparse.Namespace) -> int:
     from mlkit.files import write_json
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchConfig)}
+    if options.inference is not None:
+        if others := [name for name, value in {**given, "json": options.json or None}.items() if value is not None]:
+            raise ParameterError(f"--inference takes no other options; leave out {', '.join(others)}")
+        return _inference(options.inference)
     given["images"] = typed_path(given["images"]) if given["images"] else None
     figures = measure(BenchConfig(**{name: value for name, value in given.items() if value is not None}))
     print(f"{describe(figures)}\n\n{table(figures).rename_axis(None).to_string()}")
     if options.json:
         write_json(options.json, figures)
+    return 0
+
+
+def _inference(name: str) -> int:
+    """Print how fast each door predicts."""
+    from mlkit.bench.inference import measure_inference
+    from mlkit.bench.machine import processor
+    from mlkit.runs import Run
+
+    table, reasons = measure_inference(Run.open(typed_run(name) if name else ""))
+    print(f"images/s, {processor()}\n{table.round(1).to_string(na_rep='-')}")
+    if reasons:
+        print(f"The ratios cannot be trusted: {'; '.join(reasons)}. Measure again with nothing beside it.")
     return 0

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import re
 from dataclasses import asdict
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from mlkit import bench
-from mlkit.bench import BenchConfig, footprint, load, machine, measure, measurements, plots, reading, turns
+from mlkit.bench import BenchConfig, footprint, inference, load, machine, measure, measurements, plots, reading, turns
 from mlkit.bench.machine import matrix_product
 from mlkit.bench.photos import make_photos
 from mlkit.cli import main
@@ -304,3 +305,18 @@ def test_matrix_product_leaves_the_precision_setting_alone(monkeypatch):
     before = torch.get_float32_matmul_precision()
     assert matrix_product(torch.device("cpu"), torch.float32) > 0
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_prediction_is_measured_by_every_door_that_there_is(finished, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "_TURNS", 1)
+    monkeypatch.setattr(inference, "_MOST", 4)
+    (finished / "model.xml").touch()
+    monkeypatch.setattr(inference, "open_exported", lambda file: lambda pixels: np.zeros((len(pixels), 4), np.float32))
+    assert main(["bench", "--inference", "small", "--count", "8"]) == 2
+    assert capsys.readouterr().err == "mlkit: --inference takes no other options; leave out count\n"
+    assert main(["bench", "--inference", "small"]) == 0
+    out = capsys.readouterr().out
+    for name in ("plain loop, 0 workers", "mlkit", "OpenVINO"):
+        assert re.search(rf"^{name} +[\d.]+ +[\d.]+ +[\d.]+ +\d+\.\d\d x plain loop, \d workers$", out, re.M), name
+    assert re.search(r"^ONNX Runtime +- +- +- +left out: mlkit export small --format onnx$", out, re.M)
+    assert re.search(r"^OpenVINO, INT8 +- +- +- +left out: mlkit export small --int8$", out, re.M)
