@@ -254,6 +254,15 @@ FAULTS = {  # what is done, the command, its exit code, what it says
         for command in commands
     },
     "no predictions": (lost(f"{RUN}/predictions.csv"), BOTH, 2, "small/predictions.csv is missing"),
+    "a run of no images": (
+        text(
+            f"{RUN}/config.json",
+            '{"created": "2026-01-01T00:00:00.000+00:00", "parameters": {}, "data": "x", "versions": {}}',
+        ),
+        BOTH,
+        2,
+        "small/config.json names no folder of images; train the run again",
+    ),
     "predictions of others": (
         text(f"{RUN}/predictions.csv", "a,b\n1,2\n"),
         BOTH,

@@ -16,7 +16,7 @@ from mlkit.evaluation import intervals, metrics
 from mlkit.evaluation.calibration import sigmoid
 from mlkit.evaluation.guarantee import Guarantee, decided
 from mlkit.evaluation.thresholds import rests_on_few
-from mlkit.files import resolve, shown
+from mlkit.files import shown
 from mlkit.progress import listed
 from mlkit.runs import Run
 
@@ -228,8 +228,7 @@ def mistakes(predicted: Predictions) -> pd.DataFrame:
 
 def read_images(run: Run, images: list[str]) -> list[np.ndarray | None]:
     """Pixels of images of a run; None for a file that cannot be read any more."""
-    parameters = run.config()["parameters"]
-    folder, reading = resolve(parameters["images"]), Reading.of(parameters)
+    folder, reading = run.images, Reading.of(run.config()["parameters"])
     found: list[np.ndarray | None] = []
     for image in images:
         try:
@@ -295,7 +294,7 @@ def remarks(one: Predictions, two: Predictions) -> list[str]:
     sentences = []
     if relabelled := int((one.targets != two.targets).sum()):
         sentences.append(f"The labels differ in {relabelled} cells; those of {one.run} judge both.")
-    folders = [resolve(predicted.run.config()["parameters"]["images"]) for predicted in (one, two)]
+    folders = [predicted.run.images for predicted in (one, two)]
     if folders[0] != folders[1]:
         sentences.append(f"The images come from {shown(folders[0])} and {shown(folders[1])}, matched by name.")
     for predicted in (one, two):

@@ -15,7 +15,7 @@ from mlkit.data.reading import Reading
 from mlkit.errors import FailureError, check_installed
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.predictions import Predictions, compare
-from mlkit.files import resolve, shown
+from mlkit.files import shown
 from mlkit.inference.export import answers, keep, largest_difference, pixel_batches, spread, unfinished
 from mlkit.inference.exported import open_exported, read_about, read_openvino, save_openvino
 from mlkit.models.modelfile import load_model
@@ -67,7 +67,7 @@ def training_images(run: Run) -> list[Path]:
     if not (run / "split.csv").is_file() and run.members:
         return training_images(Run.open(run.members[0]))
     split = run.read_table("split.csv")
-    return [resolve(run.config()["parameters"]["images"]) / image for image in split.image[split.split == "train"]]
+    return [run.images / image for image in split.image[split.split == "train"]]
 
 
 def _quantised(original: Path, pixels: np.ndarray) -> Any:
@@ -103,8 +103,7 @@ def _around(model: Any) -> list[str]:
 def _judge(run: Run, original: Path, file: Path, size: int, reading: Reading) -> dict[str, Any]:
     """What INT8 changes in the answers about the images that judge the run, and in their mAP."""
     predicted = Predictions.read(run)
-    folder = resolve(run.config()["parameters"]["images"])
-    images = [folder / image for image in predicted.images]
+    images = [run.images / image for image in predicted.images]
     before, after = (answers(open_exported(path), images, size, reading) for path in (original, file))
     table = compare(replace(predicted, probabilities=after), replace(predicted, probabilities=before))
     names = {"AP": "mAP", "F1": "F1"}

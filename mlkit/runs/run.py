@@ -166,10 +166,18 @@ class Run(Folder):
             raise RunError(f"{shown(self / 'config.json')} is not of a run; choose another name")
         return config
 
+    @property
+    def images(self) -> Path:
+        """Folder of the images that it was made from. Raises RunError if config.json names none."""
+        parameters = self.config()["parameters"]
+        if not isinstance(parameters, dict) or not isinstance(parameters.get("images"), str):
+            raise RunError(f"{shown(self / 'config.json')} names no folder of images; train the run again, with --overwrite")
+        return resolve(parameters["images"])
+
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
         split = self.read_table("predictions.csv" if self.members else "split.csv")  # members may be split each in its way
-        folder = resolve(self.config()["parameters"]["images"])
+        folder = self.images
         return [folder / image for image in split.image[split.split == "validation"].unique()]
 
     def written(self) -> list[Path]:

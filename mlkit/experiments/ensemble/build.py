@@ -47,7 +47,7 @@ def build_ensemble(runs: Sequence[Run], name: str = "", overwrite: bool = False)
     votes = Votes.read({m.run.title: m.run for m in members}, [m.calibration for m in members])
 
     parameters = {k: v for k, v in members[0].parameters.items() if all(m.parameters.get(k, ...) == v for m in members)}
-    parameters |= {"images": members[0].parameters["images"], "members": votes.runs}
+    parameters |= {"images": shown(members[0].run.images), "members": votes.runs}
     data = ", ".join(dict.fromkeys(member.run.config()["data"] for member in members))
     run = Run.create(path, parameters, data, overwrite)
     splits = [member.run.read_table("split.csv") for member in members]
@@ -102,7 +102,7 @@ class _Member:
         # an image is known by its name within its folder; a raw logit and a log-odds have no meaningful mean
         reading = Reading.of(self.meta.get("reading", {}))
         values |= {"value_range": reading.value_range, "extra_channels": reading.extra_channels}
-        return values | {"images": shown(self.parameters["images"]), "calibrate": self.parameters.get("calibrate", True)}
+        return values | {"images": shown(self.run.images), "calibrate": self.parameters.get("calibrate", True)}
 
 
 def _check(members: Sequence[_Member]) -> None:
