@@ -20,12 +20,15 @@ def thresholds(options: argparse.Namespace) -> int:
     """Choose, and print what it comes to on the images that judge."""
     from mlkit.evaluation.predictions import Predictions
     from mlkit.inference.card import write_card
+    from mlkit.inference.export import RECORD
     from mlkit.runs import Run
     from mlkit.training.thresholds import choose_again
 
     run = Run.open(typed_run(options.run))
     table = choose_again(run, options.policy)
     write_card(run)
+    if (run / RECORD).exists():
+        print(f"what was exported has the thresholds of before; again: mlkit export {run.name} --format ...")
     predicted = Predictions.read(run)
     print(f"on the {len(predicted.images)} {predicted.split} images of {run}:")
     decided = predicted.decided()

@@ -27,8 +27,12 @@ def test_thresholds_are_chosen_again_by_another_policy_and_back_and_all_else_sta
     manifest = Manifest(finished)
     for notebook in CHAIN:
         manifest.set(notebook, "digest", done=True)
+    finished.write_json("export.json", {})
     assert choose("recall:0.9") == 0
-    assert re.search(r"on the \d+ test images of .*small:\n +threshold  precision  recall +F1\n", capsys.readouterr().out)
+    assert "what was exported has the thresholds of before; again: mlkit export small" in (
+        printed := capsys.readouterr().out
+    )
+    assert re.search(r"on the \d+ test images of .*small:\n +threshold  precision  recall +F1\n", printed)
     validated = Predictions.read(finished, "validation")
     expected = choose_thresholds(validated.probabilities, validated.targets, validated.attributes, "recall:0.9").threshold
     again, meta = load_model(finished / "model.pth")
