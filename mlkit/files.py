@@ -120,6 +120,12 @@ def move(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def unlink_link(path: Path) -> None:
+    """Remove a link that lies where a file is written in place: it would lead out of the folder."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def reason(error: OSError) -> str:
     """Why the system refused, in its words, and what a person can do."""
     said = error.strerror or str(error) or type(error).__name__

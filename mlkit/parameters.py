@@ -260,7 +260,7 @@ def _converted(name: str, value: Any, default: Any, wanted: type) -> Any:
             pass
     elif wanted in (list, dict):
         if isinstance(value, str):  # "[a, b]", "{epochs: 3}"
-            with suppress(yaml.YAMLError):
+            with suppress(ValueError, yaml.YAMLError):  # ValueError: a date such as 2020-13-01, a number too long
                 value = load_yaml(value)
         if isinstance(value, wanted):
             examples = default if isinstance(default, list) else [0.0]

@@ -158,7 +158,21 @@ FAULTS = {  # what is done, the command, its exit code, what it says
     "an image that is cut": (cut("photos/0.png"), ASK, 1, "0.png: cannot be decoded (image file is truncated"),
     "an image of text": (text("photos/0.png", "hello"), ASK, 1, "0.png: not an image in any known format"),
     "an empty image": (text("photos/0.png", ""), ASK, 1, "0.png: the file is empty (0 bytes)"),
+    **(
+        {
+            "a pipe": (
+                lambda _: os.mkfifo("pipe.png"),
+                ["predict", "pipe.png"],
+                1,
+                "pipe.png: no file, but a pipe or a device",
+            )
+        }
+        if hasattr(os, "mkfifo")
+        else {}
+    ),
     # settings
+    "columns that are numbers": (None, [*TRAIN, "-p", "attributes", "['x', 7]"], 2, "no column is called '7'"),
+    "a list of no date": (None, [*TRAIN, "-p", "attributes", "[2020-13-01]"], 2, "it must be a list"),
     "unknown parameter": (None, [*TRAIN, "-p", "epoch", "1"], 2, "unknown parameter 'epoch'; did you mean 'epochs'?"),
     "wrong type": (None, [*TRAIN, "-p", "epochs", "three"], 2, "parameter epochs is 'three'; it must be a whole number"),
     "out of bounds": (None, [*TRAIN, "-p", "epochs", "0"], 2, "epochs is 0; it must be at least 1"),

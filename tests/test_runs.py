@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import POSIX
 
 from mlkit.cli import main
 from mlkit.errors import ClaimError, FormatError, ParameterError, RunError, WriteError
@@ -344,6 +345,28 @@ def test_finished_runs_are_found_by_name_and_pattern_each_once():
         find_runs(["b", "unfinished"])
     with pytest.raises(RunError, match=r"c-\* is not a run folder.*known runs: b, a-1"):
         find_runs(["c-*"])
+
+
+@POSIX
+def test_links_in_a_run_folder_lead_nothing_out_of_it(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    run = create()
+    for name in ("lock", "lock.by", ".written"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(tmp_path / "victim")
+    with run.claimed():
+        run.new("history.csv")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert run.record() == ["history.csv"]
+
+
+def test_a_run_whose_record_is_gone_is_not_overwritten_and_says_so():
+    run = create()
+    run.write_json("metrics.json", {})
+    (run / ".written").unlink()
+    with pytest.raises(RunError, match=r"a has no record \(.written\) of what mlkit wrote; delete the folder yourself"):
+        create(overwrite=True)
+    assert run.finished
 
 
 def test_files_of_another_mlkit_are_refused_by_name():

@@ -90,6 +90,8 @@ def convert(options: argparse.Namespace) -> int:
 
     if options.format and options.format not in FORMATS:
         raise LabelError(f"--from: there is no format {options.format!r}{nearest(options.format, FORMATS)}")
+    if (out := Path(typed_path(options.out))).exists():
+        raise LabelError(f"{shown(out)} is there already; choose another name, or delete it")
     source = _source(options)
     names = {}
     if options.names:

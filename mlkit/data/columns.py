@@ -72,7 +72,7 @@ class Columns:
         notes = ["column 1 counts the rows and was passed over"] if index else []
         if image > index:
             notes.append(f"the images are named by column {image + 1}, {names[image]!r}")
-        if left_out := [names[i] for i in rest if i not in places]:
+        if left_out := [names[i] for i in sorted({*rest} - {*places})]:
             notes.append(f"left out, as `attributes` says: {listed(left_out, _MOST)}")
         if file.separator and file.separator != SEPARATORS[file.path.suffix.lower()]:
             notes.append(f"cells are separated by {file.separator!r}")

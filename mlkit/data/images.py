@@ -3,10 +3,12 @@
 Training and inference both call `decode_image`, so that the same file gives the same pixels to both.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 import PIL
@@ -25,6 +27,7 @@ from mlkit.files import resolve, shown
 DECODER = f"pillow-{PIL.__version__}-4" + f"-heif-{HEIF}" * bool(HEIF)
 # Pillow warns of odd metadata and of large images, file by file; what matters here is an ImageError. Once for the process,
 # because a filter set around each image is not safe among the threads that decode.
+_LARGEST = 2 << 30  # bytes of a file; 178 million pixels of 16 bits a colour take half of it
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _UPRIGHT = {  # EXIF orientation -> what makes the image upright
@@ -99,6 +102,11 @@ def notes(decoded: Mapping[str, tuple[Levels | None, bool]], reading: Reading) -
 def read_bytes(path: str | Path) -> bytes:
     """Read a file whole. Raises ImageError if it cannot be read or is empty."""
     try:
+        state = os.stat(path)
+        if not S_ISREG(state.st_mode) and not S_ISDIR(state.st_mode):  # would be waited for, or never end
+            raise ImageError(f"{shown(path)}: no file, but a pipe or a device")
+        if state.st_size > _LARGEST:
+            raise ImageError(f"{shown(path)}: {state.st_size:,} bytes, no picture is larger than {_LARGEST:,}")
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{resolve(path)}: no such file") from None

@@ -43,6 +43,7 @@ class DataSource(Reading):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "values", plain_values(self.values))  # YAML makes booleans and numbers of what it can
+        object.__setattr__(self, "attributes", [str(name) for name in self.attributes])
 
     @property
     def reading(self) -> Reading:

@@ -6,9 +6,8 @@ Machines that share the work write a share each, which are joined in the same wa
 import glob
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def write_answers(
         make_folder(parts)
         while chunk := list(islice(left, PART)):
             part = parts / f"{len(done):07d}-{_digest(model, chunk)}.parquet"
-            if not part.exists():
+            if not _is_whole(part):
                 tables = []
                 for table in predictor.answers(chunk, batch_size):
                     tables.append(table)
@@ -82,7 +81,10 @@ def write_answers(
             broken += len(pq.read_table(part, columns=["error"]).column(0).drop_null())
             done.append(part)
         _join(done, schema, temporary)
-    shutil.rmtree(parts)
+    for part in parts.glob("*.parquet"):
+        part.unlink()
+    with suppress(OSError):  # what else lies there is somebody's
+        parts.rmdir()
     return count, broken
 
 
@@ -119,6 +121,8 @@ def join_shares(out: Path) -> tuple[int, int]:
     if missing := [f"{n}/{number}" for n in range(1, number + 1) if n not in shares]:
         raise FailureError(f"of {shown(out)} are missing: {listed(missing)}; make them with --shard, then join again")
     paths = [shares[n] for n in sorted(shares)]
+    if damaged := [path.name for path in paths if not _is_whole(path)]:
+        raise RunError(f"{listed(damaged)} cannot be read, or are of something else; delete them, and make them again")
     schemas = [pq.read_schema(path) for path in paths]
     if len({schema.metadata[b"model"].split()[-1] for schema in schemas}) > 1:
         raise RunError(f"the shares of {shown(out)} are of different models; delete those of one, and make them again")
@@ -152,6 +156,14 @@ def _digest(model: str, images: Sequence[Path]) -> str:
             state = ""
         digest.update(f"\0{path}\0{state}".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and of `write_answers`, not one that was cut."""
+    try:
+        return b"model" in (pq.read_schema(part).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _join(parts: Iterable[Path], schema: pa.Schema, out: Path) -> None:

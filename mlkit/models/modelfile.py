@@ -15,8 +15,9 @@ from mlkit.models.pretrained import check_finite
 from mlkit.models.torchfile import load_torch, save_torch
 
 # More than this is no model that mlkit trained.
+_DEEPEST = 8
 _MOST_ATTRIBUTES, _MOST_PIXELS, _MOST_MEMBERS, _MOST_VALUES = 100_000, 4096, 1000, 3_000_000
-_NUMBERS = {"thresholds": False, "calibration": False, "chosen_on": False, "metrics": True}  # may a number be NaN?
+_NUMBERS = ("thresholds", "calibration", "chosen_on")
 
 
 def save_model(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
@@ -68,7 +69,8 @@ def check_meta(meta: Any) -> None:
         _expect(
             isinstance(values, list | tuple) and len(values) == 3 and all(map(_is_number, values)), field, "three numbers"
         )
-    _expect(all(value > 0 for value in meta.get("std", [1.0])), "std", "above 0")
+    _expect(all(1e-6 < value < 1e6 for value in meta.get("std", [1.0])), "std", "above 0, as those of pixels are")
+    _expect(all(abs(value) < 1e6 for value in meta.get("mean", [1.0])), "mean", "means of pixels")
     members = meta.get("members", [meta])
     _expect(isinstance(members, list) and 0 < len(members) <= _MOST_MEMBERS, "members", f"1 to {_MOST_MEMBERS} networks")
     for member in members:
@@ -82,12 +84,15 @@ def check_meta(meta: Any) -> None:
     seen = meta.get("never_seen", [])
     _expect(isinstance(seen, list) and set(seen) <= set(names), "never_seen", "attributes")
     _expect(isinstance(meta.get("chosen_on", {}), dict), "chosen_on", "a number an attribute")
+    _check_plain(meta)
+    for field in ("trained", "backbone", "weights", "loss", "precision", "mlkit_version"):
+        _expect(isinstance(meta.get(field, ""), str), field, "a text")
     if "guarantee" in meta:
         _check_guarantee(meta["guarantee"], names)
-    for field, nan in _NUMBERS.items():
-        _check_numbers(field, meta.get(field, {}), nan)
+    for field in _NUMBERS:
+        _check_numbers(field, meta.get(field, {}), names)
     for member in members:
-        _check_numbers("calibration", member["calibration"], nan=False)
+        _check_numbers("calibration", member["calibration"], names)
 
 
 def _check_guarantee(guarantee: Any, names: list[str]) -> None:
@@ -132,17 +137,27 @@ def _check_shapes(state: Any, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"state_dict: {name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}")
 
 
-def _check_numbers(field: str, value: Any, nan: bool) -> None:
-    """Raise ValueError where nested mappings hold something else than numbers and text, or too much of it."""
-    left, seen = [value], 0
+def _check_plain(meta: Any) -> None:
+    """Raise ValueError where metadata holds something else than plain values, or too much, or nests beyond sense."""
+    left, seen = [(meta, 0)], 0
     while left:
-        one = left.pop()
+        one, depth = left.pop()
         seen += 1
-        _expect(seen <= _MOST_VALUES, field, f"at most {_MOST_VALUES:,} values")
+        _expect(seen <= _MOST_VALUES and depth <= _DEEPEST, "meta", f"at most {_MOST_VALUES:,} values")
         if isinstance(one, dict):
-            left += one.values()
-        elif not isinstance(one, str):
-            _expect(_is_number(one) or (nan and isinstance(one, float)), field, "finite numbers")
+            left += [(value, depth + 1) for pair in one.items() for value in pair]
+        elif isinstance(one, list | tuple):
+            left += [(value, depth + 1) for value in one]
+        else:
+            _expect(isinstance(one, str | int | float | bool | None), "meta", "plain values")
+
+
+def _check_numbers(field: str, values: Mapping[str, Any], names: list[str]) -> None:
+    """Raise ValueError where what should be a number, or a row of some, for each attribute is something else."""
+    _expect(isinstance(values, dict) and set(values) <= set(names), field, "a number an attribute")
+    for value in values.values():
+        for number in value.values() if isinstance(value, dict) and field == "calibration" else [value]:
+            _expect(_is_number(number), field, "finite numbers")
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from mlkit.errors import ClaimError
-from mlkit.files import make_folder, shown
+from mlkit.files import make_folder, shown, unlink_link
 
 TAKE_OVER = "MLKIT_TAKE_OVER"  # set: what processes of other machines did not give back is taken, see `mlkit --take-over`
 
@@ -37,6 +37,8 @@ class Claim:
         """
         make_folder(path.parent)
         self._by, self._lock = path.with_name(f"{path.name}.by"), FileLock(path, timeout=0)
+        for own_file in (path, self._by):
+            unlink_link(own_file)
         try:
             self._lock.acquire()
         except Timeout:

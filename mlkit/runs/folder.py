@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mlkit.errors import RunError
-from mlkit.files import as_written, make_folder, read_json, shown, write_csv, write_json
+from mlkit.files import as_written, make_folder, read_json, shown, unlink_link, write_csv, write_json
 from mlkit.runs.table import COLUMNS, NUMBERS, VALUES
 
 # A number that is read and written again has the same digits; newer pandas does so by itself, and warns of the option.
@@ -68,6 +68,7 @@ class Folder:
         """Path of a file that is written now; its name goes on record as one of mlkit's own, see `record`."""
         if file not in self.record():
             make_folder(self.path)
+            unlink_link(self.path / RECORD)
             with open(self.path / RECORD, "a", encoding="utf-8") as record:
                 record.write(f"{file}\n")  # appended in one piece: several processes may write files at once
         return self.path / file
@@ -83,7 +84,7 @@ class Folder:
     def record(self) -> list[str]:
         """Names of the files that mlkit wrote here."""
         record = self.path / RECORD
-        return record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        return record.read_text(encoding="utf-8", errors="replace").splitlines() if record.exists() else []
 
     def existing(self, file: str) -> Path:
         """Path of a file that is there. Raises RunError if it is not."""

@@ -59,6 +59,8 @@ class Run(Folder):
         run = cls(folder, claim_of(folder))
         if overwrite and run.id:
             run._clear()
+            if run.id:
+                raise RunError(f"{shown(folder)} has no record ({RECORD}) of what mlkit wrote; delete the folder yourself")
         if run.id:
             changed = run.differences(parameters, fingerprint)
             if run.finished and (changed or run.claim is not None):
@@ -149,7 +151,10 @@ class Run(Folder):
         """Of an ensemble, the runs that it was made of; empty for a training."""
         if not (self.path / "config.json").is_file():
             return []
-        return list(self.config()["parameters"].get("members", []))
+        members = self.config()["parameters"].get("members", [])
+        if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+            raise RunError(f"{shown(self / 'config.json')} is damaged: members are no names; make the ensemble again")
+        return members
 
     def claimed(self) -> AbstractContextManager[None]:
         """Within: no other process trains here, nor makes notebooks. At the end, the claim of `create` is given back too.

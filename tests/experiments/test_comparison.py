@@ -21,7 +21,7 @@ from mlkit.experiments.comparison.ranking import Comparison, choose_runs, result
 from mlkit.experiments.search import conclusion as search
 from mlkit.runs import Run, list_runs
 from mlkit.training.config import TrainConfig
-from mlkit.training.recipe import Recipe
+from mlkit.training.recipe import Recipe, known_settings
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -273,6 +273,10 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason():
         Comparison.of(others[3:])
 
 
+def test_no_fact_of_a_run_is_called_like_a_setting():
+    assert not {"created", *FACTS} & set(known_settings())  # which has a column where runs differ in it
+
+
 def test_runs_are_ordered_by_the_attributes_that_the_validation_images_of_all_can_judge():
     make_run("most", skill=2.0, validation=0.5)
     lucky = make_run("lucky", skill=0.5, validation=0.9)
@@ -282,7 +286,7 @@ def test_runs_are_ordered_by_the_attributes_that_the_validation_images_of_all_ca
     compared = Comparison.of([lucky, Run.open("most")])
     assert list(compared.predicted) == ["most", "lucky"]
     found = compared.table()
-    assert (found.validation_over.unique(), found.over.unique(), found.attributes.unique()) == ([1], [3], [3])
+    assert (found.validation_over.unique(), found.over.unique(), found["of"].unique()) == ([1], [3], [3])
     for run in ("lucky", "most"):
         cells = Run.open(run).read_table("predictions.csv").query("split == 'validation' and attribute == 'a'").dropna()
         assert found.validation_mAP[run] == pytest.approx(average_precision_score(cells.target, cells.probability))

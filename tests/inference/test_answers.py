@@ -128,6 +128,25 @@ def test_finished_parts_are_taken_and_those_of_another_model_are_not(model, phot
     assert asked == images
 
 
+def test_a_part_that_was_cut_is_made_again_and_what_somebody_put_there_stays(model, photos, tmp_path, monkeypatch):
+    images, predictor, real = sorted(photos.rglob("*.jpg")), Predictor.load(model), module._join
+    monkeypatch.setattr(module, "_join", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_answers(predictor, images, tmp_path / "t.csv")
+    monkeypatch.setattr(module, "_join", real)
+    parts = tmp_path / ".t.csv.parts"
+    cut = sorted(parts.iterdir())[0]
+    cut.write_bytes(cut.read_bytes()[:-50])
+    (parts / "thesis.txt").write_text("mine")
+    assert write_answers(predictor, images, tmp_path / "t.csv", resume=True) == (20, 1)
+    assert [path.name for path in parts.iterdir()] == ["thesis.txt"]
+    write_answers(predictor, images, tmp_path / "whole.csv")
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
+    share_of(tmp_path / "u.csv", 1, 1).write_bytes(b"x")
+    with pytest.raises(RunError, match=r"u.csv.1-of-1.parquet cannot be read, or are of something else; delete them"):
+        join_shares(tmp_path / "u.csv")
+
+
 def test_shares_are_joined_and_those_that_are_missing_are_named(model, photos, tmp_path, capsys):
     out = tmp_path / "all.csv"
     common = ["--model", model, "--out", out]

@@ -40,6 +40,9 @@ def test_good_file_is_loaded(content, tmp_path):
     assert meta["attributes"] == NAMES
 
 
+DAG: list = ["a"]
+for _ in range(40):  # a small file, and 2^40 values
+    DAG = [DAG, DAG]
 NESTED: dict = {}
 for _ in range(60):  # 2^60 values in a few bytes
     NESTED = {"a": NESTED, "b": NESTED}
@@ -64,11 +67,19 @@ for _ in range(60):  # 2^60 values in a few bytes
         ("thresholds", None, "thresholds must be a number an attribute"),
         ("calibration", {"sea": {}, "sky": {}}, "calibration must be slopes and biases"),
         ("calibration", {key: {"slope": float("inf"), "bias": 0.0} for key in NAMES}, "calibration must be finite numbers"),
-        ("metrics", NESTED, "metrics must be at most 3,000,000 values"),
+        ("metrics", NESTED, "meta must be at most 3,000,000 values"),
         ("mean", [0.5], "mean must be three numbers"),
-        ("std", [0.0, 1.0, 1.0], "std must be above 0"),
+        ("std", [0.0, 1.0, 1.0], "std must be above 0, as those of pixels are"),
         ("members", [], "members must be 1 to 1000 networks"),
         ("members", [{}] * 2000, "members must be 1 to 1000 networks"),
+        ("mean", [1e308] * 3, "mean must be means of pixels"),
+        ("trained", 5, "trained must be a text"),
+        ("epoch", DAG, "meta must be at most 3,000,000 values"),
+        ("thresholds", {"sea": "x", "sky": 0.5}, "thresholds must be finite numbers"),
+        ("thresholds", {"sea": {"z": 1}, "sky": 0.5}, "thresholds must be finite numbers"),
+        ("calibration", {key: {"slope": "x", "bias": 0.0} for key in NAMES}, "calibration must be finite numbers"),
+        ("calibration", {key: {"slope": {"a": 1}, "bias": 0.0} for key in NAMES}, "calibration must be finite numbers"),
+        ("chosen_on", {"moon": 3}, "chosen_on must be a number an attribute"),
         ("never_seen", ["moon"], "never_seen must be attributes"),
         ("never_seen", [["sea"]], "unhashable"),
     ],

@@ -13,7 +13,7 @@ def answer(table: pd.DataFrame, moved: pd.DataFrame) -> str:
         moved: of `effects.effects`.
     """
     best = table.iloc[0]
-    every = f"of {best.attributes} attributes"
+    every = f"of {best['of']} attributes"
     lines = [
         f"Best by validation mAP ({best.validation_mAP:.3f} over {best.validation_over} {every}): {best.name}, with mAP "
         f"{best.mAP:.3f} [{best.low:.3f}, {best.high:.3f}] over {best.over} {every} on the images that judge."

@@ -11,10 +11,10 @@ import pandas as pd
 from mlkit.data.source import DATA
 from mlkit.runs import Run, Stopped
 
-FACTS = {  # name -> its type in the table
+FACTS = {  # name -> its type in the table; none may be that of a setting, which has a column where runs differ in it
     "mAP": "float64",
     "over": "Int64",
-    "attributes": "Int64",
+    "of": "Int64",
     "validation_mAP": "float64",
     "judged_on": "object",
     "seconds": "float64",
@@ -33,10 +33,10 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         Index run (`Run.title`); columns created (ISO, UTC); the parameters that differ, see `varying`; then `FACTS`: mAP on
-        the images that judge (of which split: judged_on), over how many of its attributes that is, the others lack a class
-        there, mAP of the kept epoch on the validation images, seconds and images/s of the training, number of parameters,
-        the device and precision that it ran on, state (finished, unfinished, or stopped early with the reason), and stopped:
-        why, see `runs.Stopped`, empty for a run that was not stopped.
+        the images that judge (of which split: judged_on), over how many of its attributes that is (over, of), the others
+        lack a class there, mAP of the kept epoch on the validation images, seconds and images/s of the training, number of
+        parameters, the device and precision that it ran on, state (finished, unfinished, or stopped early with the reason),
+        and stopped: why, see `runs.Stopped`, empty for a run that was not stopped.
     """
     configs = {run.title: run.config() for run in runs}
     created = pd.DataFrame({"created": {title: config["created"] for title, config in configs.items()}})
@@ -76,7 +76,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "mAP": (facts.get("mean") or {}).get("AP"),
         "over": len(facts["attributes"]) - len(facts["left_out_of_mean"]) if "left_out_of_mean" in facts else None,
-        "attributes": len(facts["attributes"]) if "attributes" in facts else None,
+        "of": len(facts["attributes"]) if "attributes" in facts else None,
         "validation_mAP": _validation_mean_ap(run, facts),
         "judged_on": facts.get("judged_on"),
         **{name: facts.get(name) for name in ("seconds", "img_per_s", "parameters")},
@@ -106,7 +106,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "test mAP": [_number(value, ".3f") for value in table.mAP],
         "over": [
             f"{over} of {every}" if pd.notna(over) and over < every else ""
-            for over, every in zip(table["over"], table["attributes"], strict=True)
+            for over, every in zip(table["over"], table["of"], strict=True)
         ],
         "val. mAP": [_number(value, ".3f") for value in table.validation_mAP],
         "judged on": ["" if pd.isna(split) else split for split in table.judged_on],
