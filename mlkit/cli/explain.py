@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import typed_model
+from mlkit.cli.given import add_model_option, typed_model
 from mlkit.files import atomic, shown
 
 
@@ -13,9 +13,7 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser("explain", help="where in an image a model sees each attribute, as a figure")
     command.add_argument("image", metavar="IMAGE", help="path of the image")
     command.add_argument("--out", metavar="FILE.png", required=True, help="write the figure there")
-    command.add_argument(
-        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
-    )
+    add_model_option(command)
     command.set_defaults(command=explain)
 
 

@@ -91,6 +91,13 @@ def typed_run(text: str) -> str:
     return path.name if len(path.parts) == 1 and not path.exists() else str(path.absolute())
 
 
+def add_model_option(command: argparse.ArgumentParser) -> None:
+    """Let a command be told which model to ask, see `typed_model`."""
+    command.add_argument(
+        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
+    )
+
+
 def typed_model(text: str) -> str:
     """A run, or a model file; empty stays so."""
     return typed_path(text) if text.endswith((".pth", ".pt")) else typed_run(text) if text else ""

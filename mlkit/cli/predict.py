@@ -8,7 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.cli.given import typed_model
+from mlkit.cli.given import add_model_option, typed_model
 from mlkit.errors import ImageError, ParameterError
 from mlkit.files import shown
 
@@ -37,9 +37,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--resume", action="store_true", help="go on with the file that an earlier call has begun")
     command.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N shares of the images: one a machine")
     command.add_argument("--join", action="store_true", help="join the shares of --out, and say what is missing")
-    command.add_argument(
-        "--model", default="", metavar="RUN_OR_FILE", help="run name or folder, or model.pth (default: newest finished run)"
-    )
+    add_model_option(command)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda")
     command.add_argument("--batch-size", type=int, default=64, metavar="IMAGES", help="that the network sees at once")
     command.set_defaults(command=predict)

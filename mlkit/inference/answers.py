@@ -78,7 +78,7 @@ def write_answers(
             else:
                 progress.update(len(chunk))
             count += len(chunk)
-            broken += len(pq.read_table(part, columns=["error"]).column(0).drop_null())
+            broken += _errors(part)
             done.append(part)
         _join(done, schema, temporary)
     for part in parts.glob("*.parquet"):
@@ -128,7 +128,7 @@ def join_shares(out: Path) -> tuple[int, int]:
         raise RunError(f"the shares of {shown(out)} are of different models; delete those of one, and make them again")
     with _new(out) as temporary:
         _join(paths, schemas[0], temporary)
-    broken = sum(len(pq.read_table(path, columns=["error"]).column(0).drop_null()) for path in paths)
+    broken = sum(map(_errors, paths))
     for path in paths:
         path.unlink()
     return number, broken
@@ -164,6 +164,11 @@ def _is_whole(part: Path) -> bool:
         return b"model" in (pq.read_schema(part).metadata or {})
     except (OSError, pa.ArrowException):
         return False
+
+
+def _errors(part: Path) -> int:
+    """How many images of a part could not be read."""
+    return len(pq.read_table(part, columns=["error"]).column(0).drop_null())
 
 
 def _join(parts: Iterable[Path], schema: pa.Schema, out: Path) -> None:

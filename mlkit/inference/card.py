@@ -80,7 +80,7 @@ def _data(run: Run, facts: Mapping[str, Any], config: Mapping[str, Any]) -> list
 
 def _settings(parameters: Mapping[str, Any]) -> str:
     """What differs from the defaults, since they are many."""
-    usual = {name: getattr(TrainConfig(), name) for name in TrainConfig.__dataclass_fields__}
+    usual = vars(TrainConfig())
     others = {name: value for name, value in parameters.items() if name in usual and value != usual[name]}
     lines = [f"- {name}: {_plain(str(value))}" for name, value in others.items()]
     return (

@@ -102,9 +102,7 @@ def _check_guarantee(guarantee: Any, names: list[str]) -> None:
         isinstance(guarantee, dict) and set(guarantee) == fields, "guarantee", f"a mapping of {', '.join(sorted(fields))}"
     )
     for field in ("yes_from", "no_to"):
-        side = guarantee[field]
-        _expect(isinstance(side, dict) and set(side) <= set(names), field, "a number an attribute")
-        _expect(all(map(_is_number, side.values())), field, "finite numbers")
+        _check_numbers(field, guarantee[field], names)
     _expect(all(_is_number(guarantee[field]) for field in ("precision", "confidence")), "guarantee", "finite numbers")
     _expect(isinstance(guarantee["odd"], list) and set(guarantee["odd"]) <= set(names), "odd", "attributes")
 
