@@ -1,4 +1,4 @@
-"""`mlkit labels`: check a label file, and make one of what other tools write."""
+"""`mlkit labels`: check a label file, make one of what other tools write, or one with the answers of a review."""
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,8 @@ _MOST = 20  # problems alike in the list
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
-    command = commands.add_parser("labels", help="check a label file, or make one of another tool's")
-    parts = command.add_subparsers(required=True, metavar="check | convert")
+    command = commands.add_parser("labels", help="check a label file, or make one of another tool's or of answers")
+    parts = command.add_subparsers(required=True, metavar="check | convert | apply")
     given = argparse.ArgumentParser(add_help=False)
     given.add_argument("file", metavar="FILE")
     given.add_argument("--images", metavar="DIR", default="", help="folder of the images")
@@ -41,6 +41,11 @@ def add_to(commands: Any) -> None:
     other.add_argument("--names", metavar="CSV", default="", help="code,name of each label (Open Images)")
     other.add_argument("--prefix", default="", help="before image names in Label Studio: /data/local-files/?d=")
     other.set_defaults(command=convert)
+
+    third = parts.add_parser("apply", parents=[given], help="make a label file with the answers of a review in it")
+    third.add_argument("--answers", metavar="FILE", required=True, help="answers.csv of the review")
+    third.add_argument("--out", metavar="FILE", required=True, help=".csv, .tsv, .parquet, or .json for Label Studio")
+    third.set_defaults(command=apply)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -83,15 +88,13 @@ def convert(options: argparse.Namespace) -> int:
 
     from mlkit.data.formats import FORMATS, read_other, recognise, write_other
     from mlkit.data.formats.statements import Options
-    from mlkit.data.labels import label_counts
     from mlkit.data.names import find_files
     from mlkit.errors import LabelError, nearest
-    from mlkit.files import resolve, shown
+    from mlkit.files import resolve
 
     if options.format and options.format not in FORMATS:
         raise LabelError(f"--from: there is no format {options.format!r}{nearest(options.format, FORMATS)}")
-    if (out := Path(typed_path(options.out))).exists():
-        raise LabelError(f"{shown(out)} is there already; choose another name, or delete it")
+    out = _new(options.out)
     source = _source(options)
     names = {}
     if options.names:
@@ -111,13 +114,50 @@ def convert(options: argparse.Namespace) -> int:
     if source.images:
         found = find_files(resolve(source.images), list(labels.index), source.extension, source.match)
         labels = labels.set_axis(found).rename_axis("image")
-    write_other(labels, typed_path(options.out), options.prefix)
+    write_other(labels, out, options.prefix)
+    print(f"read as {FORMATS[format].meaning}\n{_summary(out, labels)}")
+    return 0
+
+
+def apply(options: argparse.Namespace) -> int:
+    """Write a label file with what people answered; the old one stays as it is."""
+    from mlkit.data.answers import AnswerFile, digests_of, merge
+    from mlkit.data.formats import write_other
+    from mlkit.errors import LabelError
+    from mlkit.files import resolve, shown
+
+    out, source, answers = _new(options.out), _source(options), AnswerFile(typed_path(options.answers)).read()
+    if answers.empty:
+        raise LabelError(f"{shown(typed_path(options.answers))}: no answers there; check the path")
+    if not source.images:
+        raise LabelError("give --images: an answer counts for the picture that was shown, and not for another of its name")
+    file = source.read().check()
+    labels = file.labels.set_axis(source.files_of(file)).rename_axis("image")
+    merged = merge(labels, answers, digests_of(resolve(source.images), answers))
+    write_other(merged, out)
+    print(*merged.attrs["notes"], _summary(out, merged), sep="\n")
+    return 0
+
+
+def _new(path: str) -> Path:
+    """A path to write to. Raises LabelError if something is there."""
+    from mlkit.errors import LabelError
+    from mlkit.files import shown
+
+    if (out := Path(typed_path(path))).exists():
+        raise LabelError(f"{shown(out)} is there already; choose another name, or delete it")
+    return out
+
+
+def _summary(path: Path, labels: Any) -> str:
+    """What a label file holds that was written."""
+    from mlkit.data.labels import label_counts
+    from mlkit.files import shown
+
     counts = label_counts(labels)
     words = {"positives": "yes", "negatives": "no", "unknown": "NA"}
     cells = ", ".join(f"{counts[side].sum():,} {word}" for side, word in words.items())
-    print(f"read as {FORMATS[format].meaning}")
-    print(f"{shown(typed_path(options.out))}: {len(labels):,} images, {labels.shape[1]} attributes, {cells}")
-    return 0
+    return f"{shown(path)}: {len(labels):,} images, {labels.shape[1]} attributes, {cells}"
 
 
 def _source(options: argparse.Namespace) -> Any:

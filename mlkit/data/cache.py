@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from mlkit.data.images import DECODER, decode_image, notes, read_bytes
+from mlkit.data.images import DECODER, decode_image, digest_content, notes, read_bytes
 from mlkit.data.levels import Levels
 from mlkit.data.memmap import MemmapRows, count_rows
 from mlkit.data.reading import AS_USUAL, Reading
@@ -194,7 +194,7 @@ def _decode_into(
         facts: dict[str, Any] = {}
         try:
             data = read_bytes(folder / image)
-            digest = _digest(data)
+            digest = digest_content(data)
             decoded = decode_image(data, folder / image, size, reading)
             facts = {"several": int(decoded.several)} | (asdict(decoded.levels) if decoded.levels else {})
             with writing:
@@ -249,7 +249,7 @@ def _with_same_content(
 
     def digest(image: str) -> str:
         try:
-            return _digest(read_bytes(folder / image))
+            return digest_content(read_bytes(folder / image))
         except ImageError:
             return ""
 
@@ -261,10 +261,6 @@ def _with_same_content(
         size, mtime, ctime = _state(stats[image])
         renewed[image] = replace(known[image], bytes=size, mtime_ns=mtime, ctime_ns=ctime)
     return renewed
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]  # the fastest where the CPU has instructions for it
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import pandas as pd
 
+from mlkit.data.answers import AnswerFile, merge
 from mlkit.data.cache import build_cache
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import LabelFile, read_label_file
@@ -28,6 +29,7 @@ class DataSource(Reading):
 
     images: Annotated[str, "folder of images"] = ""
     labels: Annotated[str, "label file: .txt, .csv, .tsv or .parquet"] = ""
+    answers: Annotated[str, "answers of people to single cells, which go before the labels: see mlkit review"] = ""
     values: Annotated[dict[str, str], 'what values mean: {"1": "yes", "-1": "no", "0": "NA"}; empty: 1 yes, 0 no'] = field(
         default_factory=dict
     )
@@ -57,7 +59,7 @@ class DataSource(Reading):
             image_size: side in pixels of the square that every image is resized to.
 
         Raises:
-            LabelError: for a label file or an images folder that cannot be used.
+            LabelError: for a label file, an images folder or a file of answers that cannot be used.
             ImageError: if files deeper than 8 bits need a `value_range`.
         """
         self.prepare()
@@ -73,6 +75,8 @@ class DataSource(Reading):
         cache = build_cache(folder, names, image_size, self.reading)
         check_range(cache.levels, self.reading, shown(folder))
         kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)
+        if self.answers:
+            kept = merge(kept, AnswerFile(self.answers).read(), {image: cache.entries[image].digest for image in kept.index})
         return MultiLabelDataset(kept, report, cache)
 
     def read(self) -> LabelFile:
