@@ -80,6 +80,14 @@ def typed_path(path: str) -> str:
     return shown(Path(path).expanduser().absolute())
 
 
+def new_path(path: str) -> Path:
+    """A path that was typed, to write to. Raises MlkitError if something is there."""
+    out = Path(path).expanduser().absolute()
+    if out.exists():
+        raise MlkitError(f"{shown(out)} is there already; choose another name, or delete it")
+    return out
+
+
 def typed_run(text: str) -> str:
     """A run that was typed in a shell: a name or pattern, or a path from where the person is.
 

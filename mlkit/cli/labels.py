@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import typed_path
+from mlkit.cli.given import new_path, typed_path
 
 _MOST = 20  # problems alike in the list
 
@@ -94,7 +94,7 @@ def convert(options: argparse.Namespace) -> int:
 
     if options.format and options.format not in FORMATS:
         raise LabelError(f"--from: there is no format {options.format!r}{nearest(options.format, FORMATS)}")
-    out = _new(options.out)
+    out = new_path(options.out)
     source = _source(options)
     names = {}
     if options.names:
@@ -126,7 +126,7 @@ def apply(options: argparse.Namespace) -> int:
     from mlkit.errors import LabelError
     from mlkit.files import resolve, shown
 
-    out, source, answers = _new(options.out), _source(options), AnswerFile(typed_path(options.answers)).read()
+    out, source, answers = new_path(options.out), _source(options), AnswerFile(typed_path(options.answers)).read()
     if answers.empty:
         raise LabelError(f"{shown(typed_path(options.answers))}: no answers there; check the path")
     if not source.images:
@@ -137,16 +137,6 @@ def apply(options: argparse.Namespace) -> int:
     write_other(merged, out)
     print(*merged.attrs["notes"], _summary(out, merged), sep="\n")
     return 0
-
-
-def _new(path: str) -> Path:
-    """A path to write to. Raises LabelError if something is there."""
-    from mlkit.errors import LabelError
-    from mlkit.files import shown
-
-    if (out := Path(typed_path(path))).exists():
-        raise LabelError(f"{shown(out)} is there already; choose another name, or delete it")
-    return out
 
 
 def _summary(path: Path, labels: Any) -> str:

@@ -29,7 +29,7 @@ SKIP, UNDO = "skip", "undo"  # asked again later; takes back the same person's l
 WORDS = {code: word for word, code in CODES.items() if word != "unclear"} | {UNKNOWN: "NA"}
 
 
-def _me() -> str:
+def me() -> str:
     """Who answers: MLKIT_WHO, or the name of the account."""
     try:
         return os.environ.get("MLKIT_WHO") or getpass.getuser()
@@ -48,7 +48,7 @@ class Answer:
     Attributes:
         image, attribute: the cell.
         answer: a word of `CODES`, or `SKIP` or `UNDO`.
-        before: what the labels said: yes, no, NA.
+        before: what the labels said, with the answers until then: yes, no, NA.
         who, when: the person; the time in UTC.
         seconds: from the question to the answer.
         order: in which cells were asked, see `curation.orders`.
@@ -61,7 +61,7 @@ class Answer:
     attribute: str
     answer: str
     before: str = "NA"
-    who: str = field(default_factory=_me)
+    who: str = field(default_factory=me)
     when: str = field(default_factory=_now)
     seconds: float = float("nan")
     order: str = ""

@@ -24,13 +24,17 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes:
         labels: the label table of the usable images.
+        given: the same without the answers of people, which are in `labels`: a split by these stays when answers come.
         report: rows that were left out: image, line, problem.
         digests: image -> digest of the file's content; equal digests are equal files.
         targets: int8 (images, attributes), -1 where unknown.
     """
 
-    def __init__(self, labels: pd.DataFrame, report: pd.DataFrame, cache: PixelCache) -> None:
+    def __init__(
+        self, labels: pd.DataFrame, report: pd.DataFrame, cache: PixelCache, given: pd.DataFrame | None = None
+    ) -> None:
         self.labels = labels
+        self.given = labels if given is None else given
         self.report = report
         self.image_size = cache.size
         self.reading = cache.reading
@@ -52,6 +56,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         """Digest of all that a training can see of the data: names, labels, file contents."""
         parts = [*self.attributes, *self.labels.index, *self.digests, *([] if self.reading == AS_USUAL else [self.reading])]
         text = "\0".join(map(str, parts)).encode() + self.targets.numpy().tobytes()
+        text += to_codes(self.given).tobytes() if self.given is not self.labels else b""
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def __len__(self) -> int:

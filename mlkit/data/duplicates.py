@@ -102,6 +102,13 @@ def contradictions(labels: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["attribute", "images", "labels"])
 
 
+def disputed(labels: pd.DataFrame, groups: pd.Series) -> np.ndarray:
+    """Boolean (images, attributes): known cells that a duplicate of the image contradicts; arguments as before."""
+    numbers, _, positives, negatives = _known_by_group(labels, groups)
+    result: np.ndarray = ((positives > 0) & (negatives > 0))[numbers] & (to_codes(labels) >= 0)
+    return result
+
+
 def noise_ceiling(labels: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     """How well labels agree with themselves, per attribute: over all pairs of duplicates that both know it.
 

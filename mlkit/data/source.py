@@ -75,9 +75,12 @@ class DataSource(Reading):
         cache = build_cache(folder, names, image_size, self.reading)
         check_range(cache.levels, self.reading, shown(folder))
         kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)
-        if self.answers:
-            kept = merge(kept, AnswerFile(self.answers).read(), {image: cache.entries[image].digest for image in kept.index})
-        return MultiLabelDataset(kept, report, cache)
+        if not self.answers:
+            return MultiLabelDataset(kept, report, cache)
+        if not resolve(self.answers).is_file():
+            raise LabelError(f"{resolve(self.answers)}: no such file of answers; check the path")
+        digests = {image: cache.entries[image].digest for image in kept.index}
+        return MultiLabelDataset(merge(kept, AnswerFile(self.answers).read(), digests), report, cache, given=kept)
 
     def read(self) -> LabelFile:
         """The label file alone, with all that is wrong in it."""

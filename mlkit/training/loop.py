@@ -76,9 +76,12 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
 
 
 def split_dataset(dataset: MultiLabelDataset, config: TrainConfig) -> pd.Series:
-    """The split of a configuration: image -> "train", "validation" or "test"; duplicates stay together."""
+    """The split of a configuration: image -> "train", "validation" or "test"; duplicates stay together.
+
+    Answers of people do not move it: an image that judged before they came judges after.
+    """
     return split_images(
-        dataset.labels,
+        dataset.given,
         config.validation_fraction,
         config.split_seed,
         duplicate_groups(dataset) if config.near_duplicates else dataset.digests,

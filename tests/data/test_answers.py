@@ -11,6 +11,8 @@ from mlkit.data.labelfile import read_labels
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.data.source import DataSource
 from mlkit.errors import LabelError
+from mlkit.training.config import TrainConfig
+from mlkit.training.loop import split_dataset
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 
@@ -141,6 +143,20 @@ def test_a_data_set_reads_labels_and_answers(answered):
     assert dataset.labels.loc[image, attribute] == 0
     assert "answers of people" in str(dataset)
     assert dataset.fingerprint != DataSource(str(folder), str(labels)).open(32).fingerprint
+
+
+def test_answers_do_not_move_the_split(answered):
+    folder, labels, answers, *_ = answered
+    config = TrainConfig(near_duplicates=False)
+    sources = DataSource(str(folder), str(labels), str(answers)), DataSource(str(folder), str(labels))
+    with_them, without = (split_dataset(source.open(32), config) for source in sources)
+    assert with_them.equals(without)
+
+
+def test_a_file_of_answers_that_is_not_there_is_named(answered, tmp_path):
+    folder, labels, *_ = answered
+    with pytest.raises(LabelError, match=r"gone\.csv: no such file of answers"):
+        DataSource(str(folder), str(labels), str(tmp_path / "gone.csv")).open(32)
 
 
 def test_apply_writes_a_new_label_file_and_leaves_the_old(answered, tmp_path, capsys):
