@@ -50,3 +50,16 @@ def label_errors(labels: pd.DataFrame, probabilities: pd.DataFrame, most: int | 
         }
         tables.append(pd.DataFrame(cells, columns=COLUMNS))
     return pd.concat(tables[1:], ignore_index=True) if len(tables) > 1 else tables[0]
+
+
+def suspicion(labels: pd.DataFrame, probabilities: pd.DataFrame) -> np.ndarray:
+    """How suspicious each cell (images, attributes) is that `label_errors` counts as a probable error; NaN for all others.
+
+    Arguments as for `label_errors`.
+    """
+    found = label_errors(labels, probabilities)
+    found = found[found.probable_error.astype(bool)]
+    result = np.full(labels.shape, np.nan)
+    rows, columns = labels.index.get_indexer(pd.Index(found.image)), labels.columns.get_indexer(pd.Index(found.attribute))
+    result[rows, columns] = 1 - found.score
+    return result

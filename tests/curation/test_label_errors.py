@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlkit.curation.label_errors import COLUMNS, label_errors
+from mlkit.curation.label_errors import COLUMNS, label_errors, suspicion
 from mlkit.curation.probe import out_of_fold
 from mlkit.data.labels import from_codes, to_codes
 
@@ -47,6 +47,15 @@ def test_every_known_cell_is_listed_once_as_given_and_no_unknown_one(planted):
         p = probabilities[attribute][part.index]
         np.testing.assert_allclose(part.probability, np.where(part.label == 1, p, 1 - p))
         assert part["rank"].tolist() == list(range(1, len(known) + 1))
+
+
+def test_suspicion_is_of_probable_errors_alone(planted):
+    labels, _, probabilities = planted
+    found = suspicion(labels, probabilities)
+    table = label_errors(labels, probabilities)
+    assert np.isfinite(found).sum() == table.probable_error.sum() > 0
+    for row in table[table.probable_error.astype(bool)].itertuples():
+        assert found[labels.index.get_loc(row.image), labels.columns.get_loc(row.attribute)] == 1 - row.score
 
 
 def test_unknown_cells_change_nothing(planted):
