@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -189,19 +190,38 @@ def log_axis(ax: Axes) -> None:
 
 def image_grid(images: Iterable[np.ndarray], captions: Sequence[str], columns: int = 4) -> Figure:
     """Images with a caption under each, in a new figure."""
-    use_fonts(captions)
-    texts = [wrapped(caption, 18, _CAPTION_LINES) for caption in captions]
-    lines = max((text.count("\n") for text in texts), default=0)
-    rows = -(-len(captions) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.25 * columns, (1.5 + 0.18 * lines) * rows), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat[len(captions) :]:
-        ax.axis("off")
-    for ax, image, text in zip(axes.flat, images, texts, strict=False):
-        ax.imshow(image)
-        ax.set(xticks=[], yticks=[], anchor="N")
-        ax.set_xlabel(text, fontsize=8)
+    return image_grids(Grid(images, captions), columns=columns)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Images with a caption under each and a title above all."""
+
+    images: Iterable[np.ndarray]
+    captions: Sequence[str]
+    title: str = ""
+
+
+def image_grids(*grids: Grid, columns: int = 6) -> Figure:
+    """Grids one below the other, in a new figure."""
+    use_fonts(caption for grid in grids for caption in grid.captions)
+    columns = min(columns, max(4, *(len(grid.captions) for grid in grids)))  # a title needs some width
+    texts = [[wrapped(caption, 18, _CAPTION_LINES) for caption in grid.captions] for grid in grids]
+    rows = [-(-len(grid.captions) // columns) for grid in grids]
+    lines = [max((text.count("\n") for text in under), default=0) for under in texts]
+    titles = [0.35 * len(grid.title.splitlines()) for grid in grids]
+    heights = [(1.5 + 0.18 * most) * count + title for most, count, title in zip(lines, rows, titles, strict=True)]
+    figure = plt.figure(figsize=(1.25 * columns, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(grids), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, grid, under, count in zip(parts, grids, texts, rows, strict=True):
+        axes = part.subplots(count, columns, squeeze=False).flat
+        for ax in axes[len(under) :]:
+            ax.axis("off")
+        for ax, image, text in zip(axes, grid.images, under, strict=False):
+            ax.imshow(image)
+            ax.set(xticks=[], yticks=[], anchor="N")
+            ax.set_xlabel(text, fontsize=8)
+        part.suptitle(grid.title)
     return figure
 
 

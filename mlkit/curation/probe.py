@@ -11,6 +11,7 @@ import torch
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labels import label_counts, to_codes
 from mlkit.data.split import fold_images
+from mlkit.errors import MlkitError, WeightsError
 from mlkit.evaluation.metrics import evaluate
 from mlkit.files import digest_file, make_folder
 from mlkit.models.device import choose_device
@@ -18,7 +19,7 @@ from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, place
 from mlkit.progress import say
 from mlkit.runs import Run, contents, outputs_root
-from mlkit.training.recipe import Recipe
+from mlkit.training.recipe import data_of
 
 STRENGTH = 0.01  # inverse of the L2 penalty; features are many and correlated
 
@@ -96,25 +97,27 @@ def linear_head(run: Run) -> pd.DataFrame:
     """What a linear head on the frozen features of a run's starting weights is worth, on the images that judge the run.
 
     Computed once and kept in the run folder as `linear_head.csv`. It learns from the run's training images. Where labels,
-    images or weights are not what the run was made from any more, there is none, and that is said: the run's own figures
-    are those of the old ones.
+    images or weights are gone, or not what the run was made from any more, there is none, and that is said: the run's own
+    figures are those of the old ones.
 
     Returns:
         See `metrics.evaluate`, by attribute. Where there is none, its AP is NaN; an ensemble has no starting weights of its
         own, look at its members'.
 
     Raises:
-        RunError: if the run is not finished. MlkitError: if its data or weights are not there any more.
+        RunError: if the run is not finished. WeightsError: if its weights cannot be had here.
     """
     facts, made = run.read_json("metrics.json"), run.config()
     parameters, evaluated_on = made["parameters"], facts["judged_on"]
     none = pd.DataFrame({"AP": np.nan}, pd.Index(facts["attributes"], name="attribute"))
     if run.members:
         return none
-    dataset = Recipe.of(parameters).open()
-    weights = [stored.get("weights") for stored in (made.get("contents", {}), contents(parameters))]
-    if made["data"] != dataset.fingerprint or weights[0] != weights[1]:
-        say(f"no linear head: labels, images or weights have changed since {run} was trained; train again to compare")
+    try:
+        dataset = data_of(run)
+        if made.get("contents", {}).get("weights") != contents(parameters).get("weights"):
+            raise WeightsError(f"{parameters['weights']} is gone, or another file than {run} began with")
+    except MlkitError as error:
+        say(f"no linear head: {error}; train again to compare")
         return none
     identity = digest_file(run / "config.json")
     if (run / "linear_head.csv").exists():

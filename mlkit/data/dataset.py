@@ -82,8 +82,10 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         """Pixels uint8 (batch, H, W, 3) and targets int8 (batch, attributes) of several images in one read."""
         return torch.from_numpy(self._cache.read(self._rows[indices])), self.targets[torch.from_numpy(indices)]
 
-    def map_pixels(self, function: Callable[[np.ndarray], np.ndarray], desc: str, keep: str = "") -> np.ndarray:
-        """`function` of all images' pixels, handed over as uint8 (batch, H, W, 3) in parallel threads.
+    def map_pixels(
+        self, function: Callable[[np.ndarray], np.ndarray], desc: str, keep: str = "", threads: int | None = None
+    ) -> np.ndarray:
+        """`function` of all images' pixels, handed over as uint8 (batch, H, W, 3) in parallel threads, one a core.
 
         It returns one row per image; so does this, in the order of the images. What it returned is kept with the pixel cache
         under the name `keep`, if one is given, by each file's content.
@@ -93,7 +95,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         todo = np.flatnonzero(~np.isin(digests, known))
         if len(todo):
             chunks = np.array_split(todo, max(1, -(-len(todo) // _CHUNK)))
-            with ThreadPoolExecutor(os.cpu_count()) as executor:
+            with ThreadPoolExecutor(threads or os.cpu_count()) as executor:
                 results = executor.map(lambda chunk: function(self.batch(chunk)[0].numpy()), chunks)
                 new = np.concatenate(list(bar(results, total=len(chunks), desc=desc, unit="batch")))
             known, kept = np.concatenate([known, digests[todo]]), np.concatenate([kept, new]) if len(kept) else new

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from mlkit.plots import UNKNOWN, YES, beside_rows, image_grid, legend_below, most_telling, name_rows, partly
+from mlkit.data.labels import captions
+from mlkit.inference.neighbours import Neighbours
+from mlkit.plots import UNKNOWN, YES, Grid, beside_rows, legend_below, most_telling, name_rows, partly
+from mlkit.progress import listed, shorten
 
 
 def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -34,7 +36,7 @@ def prediction(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def reasons(pixels: np.ndarray, maps: np.ndarray, table: pd.DataFrame) -> Figure:
+def reasons(pixels: np.ndarray, maps: np.ndarray, table: pd.DataFrame) -> Grid:
     """Where an image speaks for each attribute: what does is in colour.
 
     Args:
@@ -47,9 +49,20 @@ def reasons(pixels: np.ndarray, maps: np.ndarray, table: pd.DataFrame) -> Figure
     images = [shade[i] * colormaps["inferno"](maps[i])[..., :3] + (1 - shade[i]) * (0.35 + 0.65 * grey) for i in top]
     rows = table.iloc[top]
     said = [f"{p:.2f} {decision}" if p >= 0 else "NA" for p, decision in zip(rows.probability, rows.decision, strict=True)]
-    figure = image_grid(
-        images, [f"{name}: {text}" for name, text in zip(rows.attribute, said, strict=True)], min(len(top), 6)
-    )
     title = partly("Where the image speaks for it", len(top), len(table), "furthest above the threshold", tables=False)
-    figure.suptitle(title)
-    return figure
+    return Grid(images, [f"{name}: {text}" for name, text in zip(rows.attribute, said, strict=True)], title)
+
+
+def nearest(pixels: np.ndarray, table: pd.DataFrame, neighbours: Neighbours, found: pd.Series) -> Grid:
+    """An image with what the model says of it, and the nearest training images with their similarity and labels.
+
+    Args:
+        pixels: the image as the network sees it.
+        table: rows of `Predictor.predict`.
+        neighbours, found: where they were looked for, and `Neighbours.nearest` of the image.
+    """
+    said = listed([shorten(name, 24) for name in table.attribute[table.decision == "yes"]], 8)
+    labels = captions(neighbours.labels.loc[found.index])
+    texts = [f"{similarity:.2f}: {text}" for similarity, text in zip(found, labels, strict=True)]
+    title = f"Nearest of {neighbours}, with their labels"
+    return Grid([pixels, *neighbours.pixels(found.index)], [f"the model: {said}", *texts], title)

@@ -49,7 +49,8 @@ def quantise(run: Run, most: float = MOST_LOSS) -> tuple[Path, dict[str, Any]]:
     size, reading = meta["image_size"], Reading.of(meta.get("reading", {}))
     with unfinished(run) as folder:
         file = folder / "model-int8.xml"
-        pixels = np.concatenate(list(pixel_batches(spread(training_images(run), _SHOWN), size, reading)))
+        taught = [run.images / image for image in run.training_images()]
+        pixels = np.concatenate(list(pixel_batches(spread(taught, _SHOWN), size, reading)))
         save_openvino(_quantised(original, pixels), file)
         facts = _judge(run, original, file, size, reading) | _measure(original, file, pixels)
         facts |= {"size_ratio": round(_bytes(file) / _bytes(original), 3), "shown": len(pixels)}
@@ -60,14 +61,6 @@ def quantise(run: Run, most: float = MOST_LOSS) -> tuple[Path, dict[str, Any]]:
                 f"{facts['judged_on']} images, more than --most {most}; nothing is kept"
             )
         return keep(run, file, facts)
-
-
-def training_images(run: Run) -> list[Path]:
-    """Files that the run was trained on; of an ensemble whose members were split each in its way, those of the first."""
-    if not (run / "split.csv").is_file() and run.members:
-        return training_images(Run.open(run.members[0]))
-    split = run.read_table("split.csv")
-    return [run.images / image for image in split.image[split.split == "train"]]
 
 
 def _quantised(original: Path, pixels: np.ndarray) -> Any:

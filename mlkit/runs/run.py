@@ -179,6 +179,12 @@ class Run(Folder):
             raise RunError(f"{shown(self / 'config.json')} names no folder of images; train the run again, with --overwrite")
         return resolve(parameters["images"])
 
+    def training_images(self) -> list[str]:
+        """Names of those that it learned from; of an ensemble, that any member did. Raises RunError if it has no split."""
+        runs = [self] if (self / "split.csv").is_file() else [Run.open(name) for name in self.members] or [self]
+        tables = [run.read_table("split.csv") for run in runs]
+        return list(dict.fromkeys(image for table in tables for image in table.image[table.split == "train"]))
+
     def validation_images(self) -> list[Path]:
         """Files that the run was validated on. Raises RunError if the run has no split yet."""
         split = self.read_table("predictions.csv" if self.members else "split.csv")  # members may be split each in its way

@@ -64,6 +64,7 @@ FILES: dict[str, tuple[str, str]] = {
     "prediction.csv": ("notebook 04", "what the model says of a single image"),
     "prediction.png": ("notebook 04", "the same beside the image"),
     "explanation.png": ("notebook 04", "where the image speaks for each attribute"),
+    "neighbours.png": ("notebook 04", "the training images that the network takes for most alike, with their labels"),
     "evaluation.csv": ("notebook 05", "all figures of each attribute, with intervals and baselines"),
     "linear_head.csv": (
         "notebook 05",

@@ -8,9 +8,10 @@ import pandas as pd
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.source import DataSource
-from mlkit.errors import ParameterError
+from mlkit.errors import ParameterError, RunError
 from mlkit.files import resolve, shown
 from mlkit.parameters import Parameter, check_parameters, parameters_of, read_parameters
+from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 
 SEED = "notebooks/parameters/seed.yaml"  # of own data, and what other recipes are compared with
@@ -83,6 +84,20 @@ class Recipe:
         names = [name for name in known if mine[name] != theirs[name]]
         rows = [(name, str(mine[name]), str(theirs[name]), known[name].meaning) for name in names]
         return pd.DataFrame(rows, columns=["setting", "here", "there", "meaning"]).set_index("setting")
+
+
+def data_of(run: Run) -> MultiLabelDataset:
+    """The data set that a run was made from.
+
+    Raises:
+        RunError: if labels or images are others by now.
+        MlkitError: if they are gone.
+    """
+    made = run.config()
+    dataset = Recipe.of(made["parameters"]).open()
+    if dataset.fingerprint != made["data"]:
+        raise RunError(f"labels or images are others than {run} was trained on")
+    return dataset
 
 
 def known_settings() -> dict[str, Parameter]:

@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from mlkit.data.dataset import MultiLabelDataset
-from mlkit.errors import RunError
 from mlkit.evaluation.predictions import Predictions
 from mlkit.evaluation.thresholds import parse_policy
 from mlkit.models.modelfile import load_model
@@ -12,7 +10,7 @@ from mlkit.notebooks import CHAIN, TRAINING
 from mlkit.notebooks.manifest import Manifest
 from mlkit.runs import Run
 from mlkit.training.finish import Outputs, TrainedModel, finish_run
-from mlkit.training.recipe import Recipe
+from mlkit.training.recipe import data_of
 
 
 def choose_again(run: Run, policy: str) -> pd.DataFrame:
@@ -37,13 +35,7 @@ def choose_again(run: Run, policy: str) -> pd.DataFrame:
     model = TrainedModel(network, {key: value for key, value in meta.items() if key != "guarantee"}, prevalence, None)
     facts = {key: value for key, value in old.items() if key != "guarantee"}
 
-    def dataset() -> MultiLabelDataset:
-        opened, made = Recipe.of(run.config()["parameters"]).open(), run.config()["data"]
-        if opened.fingerprint != made:
-            raise RunError(f"labels or images have changed since {run} was trained; a guarantee needs those that it knows")
-        return opened
-
     with run.claimed():
-        table = finish_run(run, model, outputs, policy, facts, dataset)
+        table = finish_run(run, model, outputs, policy, facts, lambda: data_of(run))
         Manifest(run).forget(CHAIN[CHAIN.index(TRAINING) + 1 :])
     return table

@@ -13,6 +13,7 @@ from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import save_model
 from mlkit.models.networks import Ensemble, build_model
+from mlkit.plots import image_grids
 
 NAMES = ["red", "green"]
 PLAIN = {name: {"slope": 1.0, "bias": 0.0} for name in NAMES}
@@ -87,7 +88,9 @@ def test_command_draws_a_figure_with_a_panel_an_attribute(image, tmp_path, capsy
     one = predictor(build_model(TINY, 2, "none", 64))
     save_model(tmp_path / "model.pth", one.model, one.meta)
     assert main(["explain", str(image), "--model", str(tmp_path / "model.pth"), "--out", str(tmp_path / "why.png")]) == 0
-    assert "why.png" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "why.png" in printed
+    assert "no nearest training images: a model file does not say which they are; name its run" in printed
     assert Image.open(tmp_path / "why.png").width > 300
-    figure = reasons(*heat_maps(one, image), one.predict(image))
-    assert [ax.get_xlabel().split(":")[0] for ax in figure.axes] == NAMES
+    figure = image_grids(reasons(*heat_maps(one, image), one.predict(image)))
+    assert [ax.get_xlabel().split(":")[0] for ax in figure.axes if ax.images] == NAMES

@@ -67,7 +67,7 @@ def test_a_guarantee_needs_the_data_that_the_run_knows(finished, capsys):
     config = finished.config()
     finished.write_json("config.json", config | {"data": "other"})
     assert choose("guarantee:0.9") == 2
-    assert "labels or images have changed since" in capsys.readouterr().err
+    assert "labels or images are others than" in capsys.readouterr().err
     assert choose("precision:0.9") == 0
 
 
