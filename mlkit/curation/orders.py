@@ -13,8 +13,8 @@ import numpy as np
 from mlkit.errors import ParameterError, nearest
 
 BY = ("cell", "image")
-_SHORTLIST = 20  # candidates per queued one that a spread looks at, those of the highest scores, and at least
-_LOOKED_AT = 2000
+_SHORTLIST = 10  # candidates per queued one that a spread looks at, those of the highest scores, and at least
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,18 @@ def rare(pool: Pool) -> np.ndarray:
     return np.asarray(uncertain(pool) * weight)
 
 
+def balanced(pool: Pool) -> np.ndarray:
+    """Uncertain cells, were yes and no nearer in number: entropy without half of its log odds (Menon et al. 2021).
+
+    Of an attribute that one image in a hundred has, the model is sure of a no nearly everywhere; where its probability is
+    well above that share, an answer still tells a lot. All the log odds (the paper's logit adjustment) would be too much:
+    most such cells are a plain no.
+    """
+    odds = (1 + (pool.codes == 1).sum(axis=0)) / (1 + (pool.codes == 0).sum(axis=0))
+    p = pool.probabilities
+    return _unknown(pool, _entropy(p / (p + (1 - p) * np.sqrt(odds))))
+
+
 def representative(pool: Pool) -> np.ndarray:
     """Uncertain cells whose images are far in feature space from those queued already (Sener & Savarese 2018)."""
     return uncertain(pool)
@@ -77,7 +89,7 @@ def errors(pool: Pool) -> np.ndarray:
 
 
 ORDERS: dict[str, Callable[[Pool], np.ndarray]] = {
-    order.__name__: order for order in (uncertain, disagreement, rare, representative, random, errors)
+    order.__name__: order for order in (uncertain, balanced, disagreement, rare, representative, random, errors)
 }
 DEFAULT_ORDER = "uncertain"
 _SPREAD = ("representative",)  # orders whose cells keep their distance from each other
@@ -118,8 +130,7 @@ def ask(pool: Pool, order: str, count: int, by: str = "cell") -> tuple[np.ndarra
     ranked = np.lexsort((np.random.default_rng([pool.seed, *b"ask"]).random(len(values)), -values))
     if order in _SPREAD and len(ranked):
         ranked = ranked[: max(_SHORTLIST * count, _LOOKED_AT)]
-        groups = columns[ranked] if by == "cell" else np.zeros(len(ranked), int)
-        ranked = ranked[_spread(pool.features[rows[ranked]], values[ranked], groups, count)]
+        ranked = ranked[_spread(pool.features[rows[ranked]], values[ranked], count)]
     ranked = ranked[:count]
     if by == "cell":
         return rows[ranked], columns[ranked], values[ranked]
@@ -147,27 +158,24 @@ def _entropy(p: np.ndarray) -> np.ndarray:
     return entropy
 
 
-def _spread(features: np.ndarray, scores: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+def _spread(features: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
     """Positions of `count` candidates, chosen greedily: the next has the largest score times distance.
 
-    The distance is 1 less the cosine to the nearest one chosen before of the same group, of features without their mean.
+    The distance is 1 less the cosine to the nearest one chosen before, of features without their mean.
 
     Args:
         features: (candidates, features).
         scores: (candidates,), from 0; the first of equal ones is taken.
-        groups: (candidates,), attributes say.
+        count: how many, at most.
     """
     unit = (features - features.mean(axis=0)).astype(np.float32)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     distance = np.full(len(scores), 2.0)
-    members = {group: np.flatnonzero(groups == group) for group in np.unique(groups)}
-    near = {group: unit[positions] for group, positions in members.items()}
-    chosen: list[int] = []
     left = scores.astype(np.float64)
+    chosen: list[int] = []
     for _ in range(min(count, len(scores))):
         best = int(np.argmax(left * distance))
         chosen.append(best)
         left[best] = -1.0  # below all others
-        own, away = members[groups[best]], np.maximum(1 - near[groups[best]] @ unit[best], 1e-9)
-        distance[own] = np.minimum(distance[own], away)
+        distance = np.minimum(distance, np.maximum(1 - unit @ unit[best], 1e-9))
     return np.array(chosen, int)

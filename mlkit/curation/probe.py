@@ -57,8 +57,9 @@ def probe(
     training: np.ndarray,
     strength: float = STRENGTH,
     rows: np.ndarray | None = None,
+    standardise: bool = True,
 ) -> np.ndarray:
-    """Probabilities (rows, attributes) of one L2-regularised logistic regression per attribute on standardised features.
+    """Probabilities (rows, attributes) of one L2-regularised logistic regression per attribute.
 
     Args:
         inputs: (images, features).
@@ -66,12 +67,15 @@ def probe(
         training: boolean (images,), those to learn from.
         strength: inverse of the penalty, scikit-learn's C.
         rows: boolean (images,), those to predict; all by default.
+        standardise: the inputs, by the images that an attribute learns from; false where their scales mean something, as
+            those of principal components do.
 
     Returns:
         An attribute with a single class among the known training cells gets that class's share, 0 or 1; one without any
         gets 0.5.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
@@ -86,10 +90,10 @@ def probe(
             if len(np.unique(column[known])) == 1:
                 result[:, i] = column[known][0]
                 continue
-            scaler = StandardScaler().fit(inputs[known])
-            model = LogisticRegression(C=strength, max_iter=300)
-            model.fit(scaler.transform(inputs[known]), column[known])
-            result[:, i] = model.predict_proba(scaler.transform(inputs[asked]))[:, 1]
+            model = make_pipeline(
+                StandardScaler() if standardise else "passthrough", LogisticRegression(C=strength, max_iter=300)
+            )
+            result[:, i] = model.fit(inputs[known], column[known]).predict_proba(inputs[asked])[:, 1]
     return result
 
 

@@ -9,6 +9,7 @@ data/sample/
 import colorsys
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,10 @@ def ensure_sample(labels: str) -> None:
                 make_sample(FOLDER)
 
 
-def make_sample(folder: str | Path, count: int = COUNT, seed: int = 0) -> None:
-    """Generate the sample data set into `folder`, whole or not at all. The same count and seed give the same files.
+def make_sample(
+    folder: str | Path, count: int = COUNT, seed: int = 0, prevalence: Sequence[float] = tuple(ATTRIBUTES.values())
+) -> None:
+    """Generate the sample data set into `folder`, whole or not at all. The same arguments give the same files.
 
     Among the images are a grey one, a PNG with transparency that is named .jpg, and a copy of another image whose label
     contradicts it; the last row of the label file names an image that does not exist.
@@ -45,8 +48,7 @@ def make_sample(folder: str | Path, count: int = COUNT, seed: int = 0) -> None:
     folder = resolve(folder)
     make_folder(folder.parent)
     rng = np.random.default_rng(seed)
-    prevalence = np.array(list(ATTRIBUTES.values()))
-    truth = (rng.random((count, len(prevalence))) < prevalence).astype(np.int8)
+    truth = (rng.random((count, len(ATTRIBUTES))) < np.asarray(prevalence)).astype(np.int8)
     truth[-1] = truth[-2]  # the copy
     labels = np.where(rng.random(truth.shape) < UNKNOWN, np.int8(-1), truth)
     names = [f"{i:04d}.jpg" for i in range(count)]

@@ -1,10 +1,16 @@
 """Several trainings on one data set, each a run of its own."""
 
+import io
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.progress import say
 from mlkit.runs import Run, outputs_root
+from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
 from mlkit.training.recipe import Recipe
 
@@ -41,3 +47,12 @@ def train_examples(recipe: Recipe, backbones: Sequence[str]) -> list[Run]:
         RunError: if a folder holds another run.
     """
     return train_all(recipe.open(), {f"example-{backbone}": recipe.but(backbone=backbone) for backbone in backbones})
+
+
+def train_quietly(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
+    """Train into a folder, in place of what a process that was killed left there; a hundred trainings would say the same."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run = Run.create(folder, asdict(config), dataset.fingerprint)
+    with redirect_stdout(io.StringIO()):
+        train(dataset, config, run)
+    return run

@@ -63,6 +63,19 @@ def test_rare_asks_attributes_with_few_known_positives_first():
     assert cells(*asked)[1] == (3, 0)
 
 
+def test_balanced_asks_above_the_share_of_a_rare_attribute():
+    codes = np.concatenate([np.zeros((99, 1), int), np.full((4, 1), -1)])
+    codes[:3] = 1  # odds 4 to 97, the one more of each counted
+    probabilities = np.full((103, 1), NAN)
+    middle = np.sqrt(4 / 97) / (1 + np.sqrt(4 / 97))
+    probabilities[99:, 0] = [0.5, middle, 0.02, 0.9]
+    rare = Pool(probabilities, codes, np.ones((103, 1), bool), np.ones((103, 1)))
+    rows, _, scores = ask(rare, "balanced", 4)
+    assert rows.tolist() == [100, 99, 101, 102]
+    assert scores[0] == pytest.approx(1)
+    assert ask(rare, "uncertain", 4)[0].tolist() == [99, 100, 102, 101]
+
+
 @pytest.mark.parametrize("by", BY)
 def test_representative_begins_with_one_of_each_cluster(by):
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError, RunError
+from mlkit.experiments import trainings
 from mlkit.experiments.study import cells, plots, run_study
 from mlkit.experiments.study.cells import split_and_hide
 from mlkit.experiments.study.findings import BASELINE, FULL, advice, differences, overall, t_interval
@@ -197,7 +198,7 @@ def test_no_test_image_has_a_resized_copy_among_those_that_teach(sample, tmp_pat
 def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
     study = replace(STUDY, methods=["masked_bce", "csl"])
     trained = []
-    real = cells.train
+    real = trainings.train
 
     def counted(dataset, config, run):
         trained.append(config)
@@ -205,7 +206,7 @@ def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
             raise KeyboardInterrupt
         return real(dataset, config, run)
 
-    monkeypatch.setattr(cells, "train", counted)
+    monkeypatch.setattr(trainings, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, truth, "s")
     results = run_study(study, truth, "s")

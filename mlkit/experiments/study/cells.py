@@ -1,11 +1,7 @@
 """The cells of a study, computed: one training each, judged on the full truth."""
 
-import hashlib
-import io
-import json
 import shutil
 import time
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +13,18 @@ import torch
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.split import split_images
-from mlkit.errors import ClaimError, RunError
 from mlkit.evaluation.metrics import evaluate, macro
+from mlkit.experiments.grid import compute_grid, digest, open_grid
 from mlkit.experiments.study.findings import BASELINE, FULL
 from mlkit.experiments.study.grid import Cell, Study
 from mlkit.experiments.study.hiding import hide
-from mlkit.files import make_folder, read_json, shown, write_csv, write_json
+from mlkit.experiments.trainings import train_quietly
 from mlkit.losses import get_loss
 from mlkit.models.device import choose_device
-from mlkit.progress import bar, say
-from mlkit.runs import Claim, Run, contents, named_folder
-from mlkit.training.config import TrainConfig
-from mlkit.training.loop import train
+from mlkit.progress import say
+from mlkit.runs import contents
 from mlkit.training.objective import contradictions
 from mlkit.training.prior import model_logits
-
-_WAIT_SECONDS = 0.5  # between looks at cells that another process works on
 
 
 def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame:
@@ -52,39 +44,20 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
     Raises:
         RunError: if the folder holds something else.
     """
-    folder = _folder(name)
-    make_folder(folder / "cells")
-    write_json(folder / "study.json", {"study": asdict(study), "data": truth.fingerprint})
+    folder = open_grid(name, "study", {"study": asdict(study), "data": truth.fingerprint})
     groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
-    files = {cell: folder / "cells" / f"{_digest(study.identity(cell), truth, groups)}.json" for cell in study.cells}
-    pending = [cell for cell, file in files.items() if not file.exists()]
     for method in study.methods:
         config = study.training(Cell(method, FULL, 1.0, study.seeds[0]))
         own: dict[str, Any] = {"prior_run": "prior"} if get_loss(method).takes_prior else {}  # each training has one
         for text in contradictions(replace(config, **own)):
             say(f"warning: {text}")
-    say(f"{len(files)} trainings, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
-    with bar(total=len(pending), desc="study", unit="training", smoothing=0.1) as progress:
-        started, total = time.monotonic(), len(pending)
-        while pending:
-            for cell in list(pending):
-                file = files[cell]
-                try:
-                    with Claim(file.with_suffix(".lock"), str(cell)):
-                        if not file.exists():
-                            result = _compute(study, cell, truth, groups, file.with_suffix(""))
-                            write_json(file, {"settings": study.identity(cell), "data": truth.fingerprint, "result": result})
-                            _write(folder, files)
-                except ClaimError:
-                    continue  # another process works on it
-                pending.remove(cell)
-                progress.update()
-                left = sum(not file.exists() for file in files.values())  # others finish some, too
-                minutes = (time.monotonic() - started) / (total - left) * left / 60
-                say(f"{cell}: mAP {_read(file)['mAP']:.3f}; {left} left, about {minutes:.0f} min")
-            pending = [cell for cell in pending if not files[cell].exists()]
-            time.sleep(_WAIT_SECONDS if pending else 0)
-    return _write(folder, files)
+
+    def compute(cell: Cell, own: Path) -> dict[str, Any]:
+        result = _compute(study, cell, truth, groups, own)
+        return {"settings": study.identity(cell), "data": truth.fingerprint, "result": result}
+
+    names = {cell: _digest(study.identity(cell), truth, groups) for cell in study.cells}
+    return compute_grid(folder, names, compute, _table, lambda content: f"mAP {content['result']['mAP']:.3f}", "training")
 
 
 def split_and_hide(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series) -> tuple[pd.DataFrame, np.ndarray]:
@@ -112,8 +85,8 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
             # csl's paper estimates how frequent each attribute is by a model that leaves unknown cells out
             config = replace(config, prior_run=str(folder / "prior"))
             prior = replace(config, loss=BASELINE, prior_run="", pos_weight="none", calibrate=True)
-            _train(dataset, prior, folder / "prior")
-        run = _train(dataset, config, folder / "run")
+            train_quietly(dataset, prior, folder / "prior")
+        run = train_quietly(dataset, config, folder / "run")
         device = choose_device(config.device, config.precision, config.image_size)
         logits = model_logits(run / "model.pth", truth, test, device)
         epochs, best = run.read_table("epochs.csv"), run.read_json("metrics.json")["best_epoch"]
@@ -137,33 +110,9 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
     }
 
 
-def _train(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    run = Run.create(folder, asdict(config), dataset.fingerprint)
-    with redirect_stdout(io.StringIO()):  # a hundred trainings would say the same
-        train(dataset, config, run)
-    return run
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(read_json(file)["result"])
-
-
-def _write(folder: Path, files: dict[Cell, Path]) -> pd.DataFrame:
-    """The finished cells as a table, which is also written to results.csv."""
-    rows = [_read(file) for file in files.values() if file.exists()]
-    table = pd.DataFrame(rows).astype({"seed": int, "best_epoch": int})
-    write_csv(folder / "results.csv", table, index=False)
-    return table
+def _table(contents: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([content["result"] for content in contents]).astype({"seed": int, "best_epoch": int})
 
 
 def _digest(identity: dict[str, Any], truth: MultiLabelDataset, groups: pd.Series) -> str:
-    text = json.dumps([identity, contents(identity["config"]), truth.fingerprint, list(groups)], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _folder(name: str) -> Path:
-    folder = named_folder(name)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "study.json").exists():
-        raise RunError(f"{shown(folder)} holds something that is no study; choose another name")
-    return folder
+    return digest(identity, contents(identity["config"]), truth.fingerprint, list(groups))

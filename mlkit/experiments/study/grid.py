@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 import mlkit
-from mlkit.errors import ParameterError, nearest
+from mlkit.errors import ParameterError
+from mlkit.experiments.grid import check_lists
 from mlkit.experiments.study.findings import BASELINE, FULL
-from mlkit.experiments.study.hiding import MECHANISMS, hide
+from mlkit.experiments.study.hiding import MECHANISMS, hide, settings_of
 from mlkit.losses import LOSSES
 from mlkit.parameters import check_fields
 from mlkit.training.config import TrainConfig
@@ -70,15 +71,8 @@ class Study:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, known in (("methods", LOSSES), ("mechanisms", MECHANISMS)):
-            for value in getattr(self, name):
-                if value not in known:
-                    raise ParameterError(f"{name}: there is no {value!r}{nearest(str(value), known)}")
+        check_lists(self, {"methods": LOSSES, "mechanisms": MECHANISMS, "fractions": None, "seeds": None})
         refuse({name: value for name in NOT_GIVEN if (value := getattr(self.config, name)) != getattr(TrainConfig, name)})
-        for name in ("methods", "fractions", "mechanisms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ParameterError(f"{name} is {values}; give at least one value, and each once")
         if BASELINE not in self.methods:
             raise ParameterError(f"methods is {self.methods}; add {BASELINE!r}, with which the others are compared")
         if bad := [fraction for fraction in self.fractions if not 0 < fraction < 1]:
@@ -104,10 +98,9 @@ class Study:
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """All that decides the figures of a cell, the data aside."""
-        own: dict[str, dict[str, Any]] = {"positives": {"ratio": self.ratio}, "blocks": {"block_images": self.block_images}}
         return {
             **asdict(cell),
-            **own.get(cell.mechanism, {}),
+            **settings_of(cell.mechanism, self.ratio, self.block_images),
             "config": asdict(self.training(cell)),
             "mlkit": mlkit.__version__,
         }

@@ -1,6 +1,7 @@
 """Cells of a complete label table hidden on purpose, the way that labels go missing."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,12 @@ MECHANISMS: dict[str, Callable[[np.ndarray, np.random.Generator, float, int], np
     "positives": _positives,
     "blocks": _blocks,
 }
+
+
+def settings_of(mechanism: str, ratio: float, block_images: int) -> dict[str, Any]:
+    """Of the settings of `hide`, those that this mechanism depends on."""
+    own: dict[str, dict[str, Any]] = {"positives": {"ratio": ratio}, "blocks": {"block_images": block_images}}
+    return own.get(mechanism, {})
 
 
 def _first(rank: np.ndarray, count: int) -> np.ndarray:
