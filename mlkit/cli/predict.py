@@ -38,6 +38,12 @@ def add_to(commands: Any) -> None:
     command.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N shares of the images: one a machine")
     command.add_argument("--join", action="store_true", help="join the shares of --out, and say what is missing")
     add_model_option(command)
+    command.add_argument(
+        "--views",
+        default="",
+        metavar="NAMES",
+        help="look at these too, and average: flip,zoom_in say; a pass of the network each",
+    )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda")
     command.add_argument("--batch-size", type=int, default=64, metavar="IMAGES", help="that the network sees at once")
     command.set_defaults(command=predict)
@@ -57,7 +63,7 @@ def predict(options: argparse.Namespace) -> int:
     from mlkit.inference.predictor import Predictor
 
     chosen = _Images(options.images, number, of)
-    predictor = Predictor.load(typed_model(options.model), options.device)
+    predictor = Predictor.load(typed_model(options.model), options.device, views=options.views)
     print(f"model: {predictor}")
     if chosen.passed_over:
         print(chosen.passed_over.removeprefix("; "))

@@ -16,14 +16,15 @@ from torch import nn
 from mlkit.data.images import Decoded, notes, read_image
 from mlkit.data.levels import Levels
 from mlkit.data.reading import Reading
-from mlkit.errors import ImageError, RunError
+from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.guarantee import Guarantee
 from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
+from mlkit.inference.views import mean_logits, named_views
 from mlkit.models.device import Device, choose_device
 from mlkit.models.modelfile import load_model
-from mlkit.models.networks import compute_logits, place
+from mlkit.models.networks import place
 from mlkit.progress import bar, say
 from mlkit.runs import TRAIN_ONE, Run
 
@@ -47,18 +48,28 @@ class Predictor:
         meta: what its file says of it.
         device: where to compute.
         source: the run or file that it came from, for people.
+        views: what it looks at beside an image itself, see `views.named_views`; each takes as long as the image does.
+
+    Raises:
+        ParameterError: if a view is unknown, or the model has a guarantee, which was shown for images alone.
     """
 
-    def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device, source: str = "") -> None:
+    def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device, source: str = "", views: str = "") -> None:
         self.source = source
         self.model = place(model, device).eval()
         self.meta = meta
         self.reading = Reading.of(meta.get("reading", {}))
         self.device = device
+        self.views = named_views(views)
+        if self.views and "guarantee" in meta:
+            raise ParameterError(
+                f"{source or 'the model'} has a guarantee, which was shown without views; leave them out, or choose other "
+                "thresholds (mlkit thresholds RUN --policy f1)"
+            )
         self._calibration = Calibration.from_dict(meta["calibration"])
 
     @classmethod
-    def load(cls, source: str | Path = "", device: str = "auto", precision: str = "") -> "Predictor":
+    def load(cls, source: str | Path = "", device: str = "auto", precision: str = "", views: str = "") -> "Predictor":
         """Load the model of a run (name or folder), a model file, or (empty) the newest finished run.
 
         A model whose training is not finished, or whose thresholds rest on few cells, says so on screen.
@@ -66,8 +77,10 @@ class Predictor:
         Args:
             source: run, file or nothing.
             device, precision: as for `choose_device`; the precision of the training unless another is asked for.
+            views: as for the class.
 
         Raises:
+            ParameterError: as the class, and if the device or precision cannot be used here.
             RunError: if there is no such run or file.
             WeightsError: if the file is no model of mlkit.
         """
@@ -78,7 +91,7 @@ class Predictor:
             raise RunError(f"{path}: no such model; {TRAIN_ONE}")
         model, meta = load_model(path)
         chosen = choose_device(device, precision or meta.get("precision", "auto"), meta["image_size"])
-        predictor = cls(model, meta, chosen, shown(path) if run is None else str(run))
+        predictor = cls(model, meta, chosen, shown(path) if run is None else str(run), views)
         if not predictor.finished:
             say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
         if few := rests_on_few(meta.get("chosen_on", {})):
@@ -90,6 +103,7 @@ class Predictor:
         when = self.meta.get("trained", "")[:16].replace("T", " ")
         trained = f", trained {when} UTC" if when else ""
         text = f"{self.source}, {self.meta['backbone']} of epoch {self.meta.get('epoch', '?')}{trained}"
+        text += f", views: image, {', '.join(self.views)}" if self.views else ""
         return text if self.finished else f"{text}, not finished"
 
     @property
@@ -104,7 +118,7 @@ class Predictor:
     @property
     def digest(self) -> str:
         """Of all that decides its answers, but the device."""
-        digest = hashlib.blake2b(repr(self.meta).encode(), digest_size=16)
+        digest = hashlib.blake2b("".join([repr(self.meta), *self.views]).encode(), digest_size=16)
         for tensor in self.model.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -163,7 +177,7 @@ class Predictor:
         """Calibrated, (images, attributes); NaN for what was never seen in training."""
         if not pixels:
             return np.empty((0, len(self.attributes)), np.float32)
-        logits = compute_logits(self.model, torch.from_numpy(np.stack(pixels)), self.device)
+        logits = mean_logits(self.model, torch.from_numpy(np.stack(pixels)), self.device, self.views)
         probabilities = self._calibration.probabilities(logits.cpu().numpy())
         probabilities[:, np.isin(self.attributes, self.never_seen)] = np.nan
         return probabilities

@@ -70,6 +70,7 @@ FILES: dict[str, tuple[str, str]] = {
         "notebook 05",
         "a baseline: AP of a logistic regression on what the network saw before any training; of this `config.json` alone",
     ),
+    "views.csv": ("notebook 05", "what more views of an image gain and cost, on the validation images"),
     "errors.csv": ("notebook 05", "every wrong decision on a known cell, the most confident first"),
     "intervals.png": ("notebook 05", "average precision with its interval, beside chance and the baseline"),
     "pr_curves.png": ("notebook 05", "precision and recall"),

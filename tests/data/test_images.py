@@ -17,7 +17,6 @@ from imagefiles import WHITE as WHITE_POINT
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, features
 from tinynet import TINYNET
 
-import mlkit.inference.predictor as predictor_module
 from mlkit.cli import main
 from mlkit.data.folder import walk_images
 from mlkit.data.images import decode_image, load_image, read_image
@@ -25,6 +24,7 @@ from mlkit.data.reading import Reading
 from mlkit.data.source import DataSource
 from mlkit.errors import ImageError
 from mlkit.evaluation.predictions import read_images
+from mlkit.inference import views
 from mlkit.inference.predictor import Predictor
 from mlkit.models.modelfile import save_model
 from mlkit.models.networks import build_model
@@ -660,9 +660,7 @@ def test_every_door_gives_the_same_pixels_for_every_kind_of_file(every_kind, mon
     meta = model_meta(network, dataset, config, np.array([0.5]), 1)
     save_model(run / "model.pth", network, meta)
     seen = []
-    monkeypatch.setattr(
-        predictor_module, "compute_logits", lambda _, pixels, *rest: seen.append(pixels) or torch.zeros(len(pixels), 1)
-    )
+    monkeypatch.setattr(views, "compute_logits", lambda _, pixels, *rest: seen.append(pixels) or torch.zeros(len(pixels), 1))
     (folder / "notes.csv").write_text("no picture", encoding="utf-8")
     assert main(["predict", str(folder), "--model", str(run / "model.pth")]) == 0
     np.testing.assert_array_equal(torch.cat(seen).numpy(), trained[[list(wanted).index(name) for name in sorted(wanted)]])

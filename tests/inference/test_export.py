@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -102,19 +103,44 @@ def test_the_graph_resizes_as_training_does(pictures):
     assert np.abs(resize(torch.tensor(load_image(pictures[3]))[None], 100)[0].numpy()).max() <= 255
 
 
-def test_ten_lines_of_the_readme_classify_a_photo_without_mlkit_and_torch(finished, tmp_path):
-    needs("onnx", "onnxscript", "onnxruntime")
+@pytest.fixture
+def ask(tmp_path):
+    """What the lines of the README say of a photo by an exported file: name, probability, decision a line."""
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     assert len([line for line in block.splitlines() if line]) <= 10
     (tmp_path / "ask.py").write_text(block + "assert not {'mlkit', 'torch'} & set(sys.modules)\n", encoding="utf-8")
+
+    def ask(file, photo):
+        arguments = [sys.executable, str(tmp_path / "ask.py"), str(file), str(photo)]
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        answer = subprocess.run(arguments, check=True, capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment)
+        return [line.rsplit(maxsplit=2) for line in answer.stdout.splitlines()]
+
+    return ask
+
+
+def test_ten_lines_of_the_readme_classify_a_photo_without_mlkit_and_torch(finished, ask):
+    needs("onnx", "onnxscript", "onnxruntime")
     assert main(["export", "small"]) == 0
     photo = sorted(Path(DATA["images"]).glob("*.jpg"))[0]
-    arguments = [sys.executable, str(tmp_path / "ask.py"), str(finished / "model.onnx"), str(photo)]
-    answer = subprocess.run(arguments, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
     table = Predictor.load("small", "cpu", "fp32").predict(photo)
-    words = [line.rsplit(maxsplit=2) for line in answer.splitlines()]
+    words = ask(finished / "model.onnx", photo)
     assert [name for name, _, _ in words] == table.attribute.tolist()
     np.testing.assert_allclose([float(p) for _, p, _ in words], table.probability, atol=0.03)
+    assert {word for _, _, word in words} <= {"yes", "no"}
+
+
+def test_ten_lines_of_the_readme_are_unsure_where_a_guarantee_is(ensemble, pictures, ask):
+    needs("onnx", "onnxscript", "onnxruntime")
+    run = Run(shutil.copytree(ensemble.path, pictures[2].parent / "sure"))
+    network, meta = load_model(run / "model.pth")
+    sure = dict(zip(NAMES, Predictor.load(run.path, "cpu", "fp32").predict(pictures[2]).probability.tolist(), strict=True))
+    yes_from, no_to = {NAMES[0]: sure[NAMES[0]] - 0.01}, {NAMES[1]: sure[NAMES[1]] + 0.01, NAMES[2]: sure[NAMES[2]] - 0.01}
+    save_model(run / "model.pth", network, meta | {"guarantee": Guarantee(0.95, yes_from=yes_from, no_to=no_to).facts()})
+    assert main(["export", str(run.path)]) == 0
+    assert [word for _, _, word in ask(run / "model.onnx", pictures[2])] == ["yes", "no", "unsure", "unsure"]
+    table = Predictor.load(run.path, "cpu", "fp32").predict(pictures[2])
+    assert table.decision.fillna("unsure").tolist() == ["yes", "no", "unsure", "unsure"]
 
 
 def test_answers_that_are_not_those_of_pytorch_are_refused_and_nothing_is_kept(finished, monkeypatch, capsys):
