@@ -40,7 +40,7 @@ def measure_inference(run: Run) -> tuple[pd.DataFrame, list[str]]:
         Columns median, low, high (images/s) and ratio (to the plain loop, the median over the turns, or why there are no
         figures), a row a door; and why the ratios cannot be trusted, if so.
     """
-    predictor = Predictor.load(run.path, "cpu")
+    predictor = Predictor.load(run.path, "cpu", quiet=True)
     files, size = spread(run.validation_images(), _MOST), predictor.meta["image_size"]
     cpu, network = torch.device("cpu"), load_model(run / "model.pth")[0]
     images = PlainImages(files, torch.zeros(len(files), len(predictor.attributes)), size)

@@ -69,7 +69,9 @@ class Predictor:
         self._calibration = Calibration.from_dict(meta["calibration"])
 
     @classmethod
-    def load(cls, source: str | Path = "", device: str = "auto", precision: str = "", views: str = "") -> "Predictor":
+    def load(
+        cls, source: str | Path = "", device: str = "auto", precision: str = "", views: str = "", quiet: bool = False
+    ) -> "Predictor":
         """Load the model of a run (name or folder), a model file, or (empty) the newest finished run.
 
         A model whose training is not finished, or whose thresholds rest on few cells, says so on screen.
@@ -78,6 +80,7 @@ class Predictor:
             source: run, file or nothing.
             device, precision: as for `choose_device`; the precision of the training unless another is asked for.
             views: as for the class.
+            quiet: say nothing, for who asks how fast it is.
 
         Raises:
             ParameterError: as the class, and if the device or precision cannot be used here.
@@ -92,9 +95,9 @@ class Predictor:
         model, meta = load_model(path)
         chosen = choose_device(device, precision or meta.get("precision", "auto"), meta["image_size"])
         predictor = cls(model, meta, chosen, shown(path) if run is None else str(run), views)
-        if not predictor.finished:
+        if not predictor.finished and not quiet:
             say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
-        if few := rests_on_few(meta.get("chosen_on", {})):
+        if (few := rests_on_few(meta.get("chosen_on", {}))) and not quiet:
             say(f"{predictor.source}: {few}")
         return predictor
 

@@ -56,16 +56,16 @@ def compare_views(run: Run, views: str, level: float = 0.95) -> pd.DataFrame:
         return pd.DataFrame()
     predicted, (network, meta) = Predictions.read(run, "validation"), load_model(run / "model.pth")
     device = choose_device("auto", meta.get("precision", "auto"), meta["image_size"])
-    rows = dataset.labels.index.get_indexer(predicted.images)
+    rows = dataset.labels.index.get_indexer(pd.Index(predicted.images))
     logits, times = _ask(place(network, device), device, dataset, rows, chosen)
-    sets, alone = [(name,) for name in chosen], macro(predicted.evaluate())["AP"]
-    sets += [chosen] if len(chosen) > 1 else []
+    sets: list[tuple[str, ...]] = [*((name,) for name in chosen), *([chosen] if len(chosen) > 1 else [])]
+    alone = macro(predicted.evaluate())["AP"]
     table = [{"views": ALONE, "images": len(rows), "passes": 1, "speed": 1.0, "mAP": alone}]
     for names in sets:
         mean = np.mean([predicted.logits, *(logits[name] for name in names)], axis=0)
         probabilities = Calibration.from_dict(meta["calibration"]).probabilities(mean)
         found = compare(replace(predicted, probabilities=probabilities), predicted, 1 - (1 - level) / len(sets))
-        means = {f"{to}_{at}": found.loc[(of, MEAN), at] for of, to in _FIGURES.items() for at in found}
+        means = {f"{to}_{at}": found[at].loc[of, MEAN] for of, to in _FIGURES.items() for at in found}
         cost = {"passes": 1 + len(names), "speed": 1 / (1 + sum(times[name] for name in names))}
         table.append(
             {"views": ",".join(names), "images": len(rows), **cost, "mAP": alone + means["mAP_difference"], **means}

@@ -316,6 +316,8 @@ def test_prediction_is_measured_by_every_door_that_there_is(finished, monkeypatc
     assert capsys.readouterr().err == "mlkit: --inference takes no other options; leave out count\n"
     assert main(["bench", "--inference", "small"]) == 0
     out = capsys.readouterr().out
+    assert out.startswith("images/s, ")
+    assert "rest on" not in out, "who asks how fast it is decides nothing"
     for name in ("plain loop, 0 workers", "mlkit", "OpenVINO"):
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+ +[\d.]+ +\d+\.\d\d x plain loop, \d workers$", out, re.M), name
     assert re.search(r"^ONNX Runtime +- +- +- +left out: mlkit export small --format onnx$", out, re.M)

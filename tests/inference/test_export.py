@@ -50,7 +50,7 @@ def ensemble(tmp_path_factory):
         network(normalise(torch.tensor(np.stack([load_image(photo, 32) for photo in photos]))))
     rows = {name: {"slope": 0.2, "bias": 0.1 * i} for i, name in enumerate(NAMES)}
     meta |= {"attributes": NAMES, "never_seen": NAMES[3:], "calibration": rows, "guarantee": GUARANTEE}
-    meta |= {"thresholds": dict.fromkeys(NAMES, 0.5), "precision": "bf16"}
+    meta |= {"thresholds": dict.fromkeys(NAMES, 0.5), "chosen_on": dict.fromkeys(NAMES, 20), "precision": "bf16"}
     meta["members"] = [{"run": "one", "backbone": TINY, "calibration": rows}]
     save_model(run / "model.pth", Ensemble([network.eval()], [rows]), meta)
     return run
