@@ -26,7 +26,9 @@ import matplotlib.pyplot as plt
 CONFIG = TrainConfig(
     backbone=TINYNET, image_size=16, weights="none", epochs=1, batch_size=16, precision="fp32", test_fraction=0.3
 )
-SMALL = Simulation(["uncertain", "random"], ["cell"], [0.8], seeds=[0, 1], rounds=2, answers=10, components=8, config=CONFIG)
+SMALL = Simulation(
+    ["uncertain", "random"], ["cell"], [0.8], seeds=[0, 1], rounds=2, answers_per_round=10, components=8, config=CONFIG
+)
 CAMPAIGN = Campaign("uncertain", "cell", 0.6, "random", 0.0, 0)
 
 
@@ -89,7 +91,7 @@ def test_asks_no_test_image_and_no_cell_twice(order, by):
     truth, test, spy = table(), np.arange(400) % 4 == 0, Spy()
     asked = replace(CAMPAIGN, order=order, by=by, error=0.3)
     given, curve = campaign.run_campaign(
-        replace(SMALL, rounds=3, answers=50), asked, truth, test, np.random.default_rng(0).random((400, 6)), spy
+        replace(SMALL, rounds=3, answers_per_round=50), asked, truth, test, np.random.default_rng(0).random((400, 6)), spy
     )
     assert len(given) == len(curve) == len(spy.taught)
     assert given[0] == 0

@@ -48,7 +48,7 @@ def run_campaign(
             suspicious = suspicion(labels, pd.DataFrame(unseen, labels.index, labels.columns))
         seed = campaign.seed * simulation.rounds + len(curve)
         pool = Pool(probabilities, codes, may_ask, features, several, suspicious, seed)
-        rows, columns, _ = ask(pool, campaign.order, simulation.answers, campaign.by)
+        rows, columns, _ = ask(pool, campaign.order, simulation.answers_per_round, campaign.by)
         if not len(rows):
             return given, curve
         codes[rows, columns] = answers[rows, columns]

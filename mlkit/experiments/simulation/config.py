@@ -53,7 +53,7 @@ class Simulation:
     ratio: float = 3.0  # of mechanism "positives"
     block_images: int = 20  # of mechanism "blocks"
     rounds: Annotated[int, Between(1, 1000), "after each of which the model learns again"] = 10
-    answers: Annotated[int, Between(1, 1_000_000), "of a round"] = 100
+    answers_per_round: Annotated[int, Between(1, 1_000_000)] = 100
     seconds_cell: Annotated[float, Between(0, open=True), "that an answer takes by cell: one question for many images"] = 1.0
     seconds_image: Annotated[float, Between(0, open=True), "that an answer takes by image: many questions on one"] = 1.0
     learner: Annotated[
@@ -94,7 +94,7 @@ class Simulation:
 
     def identity(self, campaign: Campaign) -> dict[str, Any]:
         """All that decides the curve of a campaign, the data aside."""
-        names = ["rounds", "answers", "learner", "components", "strength"]
+        names = ["rounds", "answers_per_round", "learner", "components", "strength"]
         return {
             **asdict(campaign),
             **settings_of(campaign.mechanism, self.ratio, self.block_images),
