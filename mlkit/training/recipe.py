@@ -90,10 +90,12 @@ def data_of(run: Run) -> MultiLabelDataset:
     """The data set that a run was made from.
 
     Raises:
-        RunError: if labels or images are others by now.
+        RunError: if labels or images are others by now, or the members of an ensemble had different ones.
         MlkitError: if they are gone.
     """
     made = run.config()
+    if "," in made["data"]:  # a fingerprint for each
+        raise RunError(f"the members of {run} were trained on different labels or images")
     dataset = Recipe.of(made["parameters"]).open()
     if dataset.fingerprint != made["data"]:
         raise RunError(f"labels or images are others than {run} was trained on")

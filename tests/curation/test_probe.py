@@ -1,5 +1,6 @@
 """The probe learns from known training cells alone, and out-of-fold predictions have not seen their image or its copy."""
 
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -125,3 +126,6 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     write_labels(from_codes(1 - np.abs(to_codes(dataset.labels)), dataset.labels.index, dataset.attributes), labels)
     assert linear_head(run).AP.isna().all(), "neither the old baseline nor one of labels that the run does not know"
     assert "no linear head: labels or images are others than" in capsys.readouterr().out
+    labels.unlink()
+    assert linear_head(run).AP.isna().all()
+    assert re.search(r"no linear head: .*labels.csv", capsys.readouterr().out)

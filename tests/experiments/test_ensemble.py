@@ -23,6 +23,7 @@ from mlkit.experiments.ensemble import build_ensemble
 from mlkit.experiments.ensemble.votes import ENOUGH, Votes
 from mlkit.experiments.folds import cross_validate
 from mlkit.experiments.trainings import train_all
+from mlkit.inference.neighbours import Neighbours
 from mlkit.inference.predictor import Predictor
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import load_model, save_model
@@ -185,6 +186,8 @@ def test_no_member_votes_on_an_image_that_it_was_trained_on(runs, trained):
     assert "tells what the members are worth, not what the mean of all is" in facts["judging"]
     assert facts["judging"] in str(predicted), "notebook 05 says so too"
     assert not (run / "split.csv").exists()
+    learned = {image for split in splits for image in split.index[split == "train"]}
+    assert set(run.training_images()) == learned == set(Neighbours.of(run, Predictor.load(run.path)).labels.index)
     assert run.read_table("members.csv").difference.isna().all(), "nothing to compare where each has one vote"
 
 

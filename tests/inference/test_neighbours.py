@@ -160,6 +160,9 @@ def test_where_the_data_is_another_one_or_gone_it_is_said_and_left_out(finished,
     finished.write_json("config.json", config | {"data": "other"})
     assert Neighbours.of(finished, predictor) is None
     assert "no nearest training images: labels or images are others than" in capsys.readouterr().out
+    finished.write_json("config.json", config | {"data": "one, other"})
+    assert Neighbours.of(finished, predictor) is None
+    assert "no nearest training images: the members of" in capsys.readouterr().out
     gone = config["parameters"] | {"images": str(tmp_path / "gone")}
     finished.write_json("config.json", config | {"parameters": gone})
     assert Neighbours.of(Run.open("small"), predictor) is None
