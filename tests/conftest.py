@@ -50,8 +50,14 @@ SMALL = {
     "08_tune": {**DATA, "trials": 2, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
     "10_audit_data": {"probe_backbone": TINY},
+    "11_review_labels": {"count": 20},
 }
-READERS = ("03_plot_loss", "04_single_image_inference", "05_evaluate")  # of a run, which another process may have made
+READERS = (
+    "03_plot_loss",
+    "04_single_image_inference",
+    "05_evaluate",
+    "11_review_labels",
+)  # of a run, which another process may have made
 BRIEF = """
 from mlkit.bench import footprint, machine, measurements, reading
 footprint._call = lambda arguments, outputs: "1.0"  # processes of their own: the bench's own tests start them

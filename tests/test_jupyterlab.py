@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from conftest import BROWSER, CHROMIUM, DATA, FLAGS, HANG, wait_for
 
+from mlkit.data.answers import AnswerFile, votes
 from mlkit.inference.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
@@ -119,3 +120,40 @@ def test_a_picture_that_is_chosen_is_answered_at_once(finished, lab, tmp_path):
             chooser.value.set_files(file)
             page.wait_for_selector(f".jupyter-widgets:has-text('{said}')", timeout=1000 * HANG)
         page.context.browser.close()
+
+
+def press(page, keys):
+    """Keys in the panel of a review, each once the picture of its question is shown."""
+    for key in keys:
+        place = int(page.locator(".mlkit-review").get_attribute("data-shown"))
+        page.locator(".mlkit-review").press(key)
+        wanted = place + 1 if key in "ynsu" else place - 1 if key == "z" else place
+        page.wait_for_selector(f".mlkit-review[data-shown='{wanted}']", timeout=1000 * HANG)
+
+
+@pytest.mark.parametrize("lab", ["11_review_labels.ipynb"], indirect=True)
+def test_answers_by_keys_survive_a_restart_of_the_kernel(finished, lab):
+    from playwright.sync_api import sync_playwright
+
+    address, ask, _ = lab
+    answers = AnswerFile(finished.path.parent / "review" / "labels" / "answers.csv")
+    with sync_playwright() as playwright:
+        page = run_all(playwright, address, ask)
+        page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
+        page.locator(".mlkit-review").click()
+        press(page, "yynsuzymnnny")  # u is taken back
+        wait_for(lambda: len(answers.read()) == 11)
+        before = votes(answers.read())
+        assert before.closed.sum() == 8
+        page.click("text=Kernel >> nth=0")
+        page.click("text=Restart Kernel and Run All Cells")
+        page.click(".jp-Dialog .jp-mod-accept")
+        page.wait_for_selector(".mlkit-review[data-shown='9']", state="detached", timeout=1000 * HANG)
+        page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
+        press(page, "yn" * 5)
+        wait_for(lambda: len(answers.read()) == 21)
+        page.context.browser.close()
+    table = votes(answers.read())
+    assert table.closed.sum() == 18  # all of both kernels, no cell asked twice
+    assert table.loc[before.index].equals(before)
+    assert answers.read().seconds.notna().sum() >= 19

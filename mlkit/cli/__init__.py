@@ -23,6 +23,7 @@ from mlkit.cli import (
     predict,
     report,
     rerun,
+    review,
     run,
     runs,
     study,
@@ -36,7 +37,7 @@ from mlkit.files import reason
 
 COMMANDS = {  # by what a person wants
     "start": (run, train),
-    "data": (labels, study),
+    "data": (labels, review, study),
     "many runs": (runs, rerun, tune, ensemble, tensorboard),
     "use a model": (predict, explain, thresholds, report, export),
     "machine": (bench,),

@@ -79,6 +79,9 @@ class AnswerFile:
     def __init__(self, path: str | Path) -> None:
         self.path = resolve(path)
 
+    def __str__(self) -> str:
+        return shown(self.path)
+
     def append(self, answers: Sequence[Answer]) -> None:
         """Write answers, and wait until they are on the disk.
 
@@ -187,7 +190,7 @@ def digests_of(folder: Path, answers: pd.DataFrame) -> dict[str, str]:
     return {image: digest(image) for image in answers.image.unique()}
 
 
-def merge(labels: pd.DataFrame, answers: pd.DataFrame, digests: Mapping[str, str]) -> pd.DataFrame:
+def merge(labels: pd.DataFrame, answers: pd.DataFrame, digests: "Mapping[str, str] | pd.Series") -> pd.DataFrame:
     """A label table with what people answered, in cells that were unknown and in those that were not.
 
     Args:

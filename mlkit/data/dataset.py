@@ -43,9 +43,9 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self._cache = cache
         self._rows = np.array([cache.entries[image].row for image in labels.index])
 
-    def with_labels(self, labels: pd.DataFrame) -> "MultiLabelDataset":
+    def with_labels(self, labels: pd.DataFrame, given: pd.DataFrame | None = None) -> "MultiLabelDataset":
         """The images that `labels` names, with these labels; pixels are shared. All must be images of this data set."""
-        return MultiLabelDataset(labels, self.report, self._cache)
+        return MultiLabelDataset(labels, self.report, self._cache, given)
 
     @property
     def attributes(self) -> list[str]:

@@ -181,7 +181,11 @@ class Predictor:
         if not pixels:
             return np.empty((0, len(self.attributes)), np.float32)
         logits = mean_logits(self.model, torch.from_numpy(np.stack(pixels)), self.device, self.views)
-        probabilities = self._calibration.probabilities(logits.cpu().numpy())
+        return self.calibrated(logits.cpu().numpy())
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (images, attributes) of the network's logits; NaN for what was never seen in training."""
+        probabilities = self._calibration.probabilities(logits)
         probabilities[:, np.isin(self.attributes, self.never_seen)] = np.nan
         return probabilities
 
