@@ -51,8 +51,8 @@ def disagreement(pool: Pool) -> np.ndarray:
 
     That is the entropy of the members' mean less their mean entropy; a cell that all call doubtful is a doubtful picture.
     """
-    members = _needed("disagreement", pool.members, "several models: an ensemble, or the runs of folds")
-    return _unknown(pool, _entropy(members.mean(axis=0)) - _entropy(members).mean(axis=0))
+    assert pool.members is not None  # `ask` has looked
+    return _unknown(pool, _entropy(pool.members.mean(axis=0)) - _entropy(pool.members).mean(axis=0))
 
 
 def rare(pool: Pool) -> np.ndarray:
@@ -85,13 +85,25 @@ def random(pool: Pool) -> np.ndarray:
 
 def errors(pool: Pool) -> np.ndarray:
     """Known cells that are probably wrong, the most suspicious first (confident learning, Northcutt et al. 2021)."""
-    return _needed("errors", pool.suspicion, "probabilities of known cells by models that have not seen them: runs of folds")
+    assert pool.suspicion is not None
+    return pool.suspicion
+
+
+def doubtful(pool: Pool) -> np.ndarray:
+    """Known cells that are probably wrong first, as `errors` has them, then unknown ones, as `balanced` has them."""
+    suspicious = errors(pool)
+    return np.where(np.isfinite(suspicious), 1 + suspicious, balanced(pool))  # no entropy is above 1
 
 
 ORDERS: dict[str, Callable[[Pool], np.ndarray]] = {
-    order.__name__: order for order in (uncertain, balanced, disagreement, rare, representative, random, errors)
+    order.__name__: order for order in (uncertain, balanced, disagreement, rare, representative, random, errors, doubtful)
 }
-DEFAULT_ORDER = "uncertain"
+DEFAULT_ORDER = "balanced"
+NEEDS = {"disagreement": "members", "errors": "suspicion", "doubtful": "suspicion"}  # order -> what a pool may lack
+_SOURCES = {
+    "members": "several models: an ensemble, or the runs of folds",
+    "suspicion": "probabilities of known cells by models that have not seen them: the runs of folds",
+}
 _SPREAD = ("representative",)  # orders whose cells keep their distance from each other
 
 
@@ -119,6 +131,8 @@ def ask(pool: Pool, order: str, count: int, by: str = "cell") -> tuple[np.ndarra
     for name, value, known in (("order", order, ORDERS), ("by", by, BY)):
         if value not in known:
             raise ParameterError(f"{name} is {value!r}{nearest(value, known)}")
+    if order in NEEDS and getattr(pool, need := NEEDS[order]) is None:
+        raise ParameterError(f"order {order} needs {_SOURCES[need]}; give these, or another order, {DEFAULT_ORDER} say")
     scores = np.where(pool.open, ORDERS[order](pool), np.nan)
     asked = np.isfinite(scores)
     rows, columns = np.nonzero(asked)
@@ -143,12 +157,6 @@ def ask(pool: Pool, order: str, count: int, by: str = "cell") -> tuple[np.ndarra
 def _unknown(pool: Pool, scores: np.ndarray) -> np.ndarray:
     """Scores of unknown cells alone."""
     return np.where(pool.codes < 0, scores, np.nan)
-
-
-def _needed(order: str, given: np.ndarray | None, what: str) -> np.ndarray:
-    if given is None:
-        raise ParameterError(f"order {order} needs {what}; give these, or another order, {DEFAULT_ORDER} say")
-    return given
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlkit.curation.orders import BY, DEFAULT_ORDER, ORDERS, Pool, ask, meaning
+from mlkit.curation.orders import BY, DEFAULT_ORDER, NEEDS, ORDERS, Pool, ask, meaning
 from mlkit.errors import ParameterError
 
 NAN = np.nan
@@ -103,13 +103,20 @@ def test_errors_asks_known_cells_under_suspicion_alone():
     assert cells(*asked) == [(1, 0), (0, 1)]
 
 
+def test_doubtful_asks_errors_and_then_unknown_cells():
+    codes, suspicion = np.array([[-1, 1], [0, -1]]), np.array([[NAN, 0.3], [0.9, NAN]])
+    two = Pool(np.array([[0.9, 0.5], [0.5, 0.4]]), codes, np.ones((2, 2), bool), np.eye(2), None, suspicion)
+    assert cells(*ask(two, "doubtful", 9)) == [(1, 0), (0, 1), (1, 1), (0, 0)]
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("by", BY)
 def test_asks_open_cells_of_its_kind_once_and_the_same_for_the_same_seed(order, by):
     given = pool()
     rows, columns, scores = ask(given, order, 1000, by)
     found = cells(rows, columns)
-    eligible = given.open & (np.isfinite(given.suspicion) if order == "errors" else given.codes < 0)
+    kinds = {"errors": np.isfinite(given.suspicion), "doubtful": np.isfinite(given.suspicion) | (given.codes < 0)}
+    eligible = given.open & kinds.get(order, given.codes < 0)
     assert len(found) == len(set(found)) == len(scores) == eligible.sum()
     assert eligible[rows, columns].all()
     assert np.isfinite(scores).all()
@@ -123,7 +130,7 @@ def test_asks_open_cells_of_its_kind_once_and_the_same_for_the_same_seed(order, 
     tied = replace(given, probabilities=np.full((40, 5), 0.5), members=None if order != "disagreement" else given.members)
     first, same, other = (cells(*ask(replace(tied, seed=seed), order, 20, by)) for seed in (1, 1, 2))
     assert first == same
-    assert (first == other) == (order in ("disagreement", "errors")), "equal scores are dealt by the seed"
+    assert (first == other) == (order in NEEDS), "equal scores are dealt by the seed"
 
 
 def test_by_image_takes_the_mean_of_what_is_open():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.curation.label_errors import suspicion
-from mlkit.curation.orders import Pool, ask
+from mlkit.curation.orders import NEEDS, Pool, ask
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.evaluation.ranking import Ranking
 from mlkit.experiments.simulation.config import Campaign, Simulation
@@ -40,9 +40,10 @@ def run_campaign(
             return given, curve
         one_sided = (codes == 1).any(axis=0) != (codes == 0).any(axis=0)
         probabilities[:, one_sided] = np.nan  # a model that knows one class alone is sure of it
-        several = learner.members(codes) if campaign.order in ("disagreement", "errors") else None
+        need = NEEDS.get(campaign.order)
+        several = learner.members(codes) if need else None
         suspicious = None
-        if several is not None and campaign.order == "errors":
+        if several is not None and need == "suspicion":
             labels = from_codes(codes, truth.index, truth.columns)
             unseen = several[learner.folds, np.arange(len(codes))]
             suspicious = suspicion(labels, pd.DataFrame(unseen, labels.index, labels.columns))
