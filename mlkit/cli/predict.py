@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
         "--views",
         default="",
         metavar="NAMES",
-        help="look at these too, and average: flip,zoom_in say; a pass of the network each",
+        help="of an image, to be looked at too and averaged, such as flip,zoom_in; a pass each",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda")
     command.add_argument("--batch-size", type=int, default=64, metavar="IMAGES", help="that the network sees at once")
