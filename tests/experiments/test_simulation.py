@@ -198,12 +198,12 @@ def test_refuses_a_simulation_that_cannot_be(changes, message):
 
 
 def planted(seeds=4, by=("cell",)):
-    """Results in which `uncertain` needs half of random's answers, and `rare` none of them helps."""
+    """Results in which `balanced` needs half of random's answers, and `rare` none of them helps."""
     rng, rows = np.random.default_rng(0), []
     for seed in range(seeds):
         level = 0.6 + 0.1 * rng.standard_normal()
         for way in by:
-            for order, speed in {"uncertain": 2.0, "rare": 0.0, "random": 1.0}.items():
+            for order, speed in {"balanced": 2.0, "rare": 0.0, "random": 1.0}.items():
                 for answers in range(0, 101, 10):
                     gain = speed * answers / 1000 / (1 + (way == "image"))
                     rows.append((order, way, 0.7, "random", 0.0, seed, answers, level + gain, level + 0.3))
@@ -214,31 +214,29 @@ def planted(seeds=4, by=("cell",)):
 
 def test_differences_are_paired_and_say_what_is_saved():
     found = differences(planted()).droplevel(["mechanism", "hidden", "error", "by"])
-    np.testing.assert_allclose(found.loc["uncertain", ["area", "low", "high"]].astype(float), 0.05, atol=1e-6)
-    np.testing.assert_allclose(found.loc["uncertain", ["end", "half"]].astype(float), [0.1, 0.0], atol=1e-6)
-    assert found.loc["uncertain", "spent"] == pytest.approx(0.5)
+    np.testing.assert_allclose(found.loc["balanced", ["area", "low", "high"]].astype(float), 0.05, atol=1e-6)
+    np.testing.assert_allclose(found.loc["balanced", ["end", "half"]].astype(float), [0.1, 0.0], atol=1e-6)
+    assert found.loc["balanced", "spent"] == pytest.approx(0.5)
     assert found.loc["random", "area"] == 0
     assert np.isnan(found.loc["rare", "spent"])
-    to = differences(planted(), to="uncertain").droplevel(["mechanism", "hidden", "error", "by"])
+    to = differences(planted(), to="balanced").droplevel(["mechanism", "hidden", "error", "by"])
     assert to.loc["random", "area"] == pytest.approx(-0.05)
     assert overall(planted()).loc["rare", "area"] == pytest.approx(-0.05)
-    assert list(overall(planted()).index) == ["uncertain", "rare"]
+    assert list(overall(planted()).index) == ["balanced", "rare"]
 
 
 def test_a_way_to_ask_is_compared_with_another_by_answers_and_by_seconds():
     results = planted(by=("cell", "image"))
-    answers = differences(results, "uncertain", to_by="cell").xs(("image", "uncertain"), level=["by", "order"])
+    answers = differences(results, "balanced", to_by="cell").xs(("image", "balanced"), level=["by", "order"])
     assert answers.area.item() == pytest.approx(-0.05)
-    seconds = differences(results, "uncertain", to_by="cell", over="seconds").xs(
-        ("image", "uncertain"), level=["by", "order"]
-    )
+    seconds = differences(results, "balanced", to_by="cell", over="seconds").xs(("image", "balanced"), level=["by", "order"])
     assert seconds.area.item() > 0
 
 
 def test_curves_go_on_level_where_nothing_was_left_to_ask():
     results = planted()
-    short = results[(results.order != "uncertain") | (results.answers <= 40)]
-    found = curves(short).xs("uncertain", level="order")
+    short = results[(results.order != "balanced") | (results.answers <= 40)]
+    found = curves(short).xs("balanced", level="order")
     assert found.columns[-1] == 100
     np.testing.assert_allclose(found.iloc[:, -1], found[40.0])
 
@@ -246,8 +244,8 @@ def test_curves_go_on_level_where_nothing_was_left_to_ask():
 def test_figure_has_a_line_per_order_and_the_level_of_all_labels():
     figure, ax = plt.subplots()
     plots.campaigns(planted(), ax)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["uncertain", "rare", "random", "all labels"]
-    line = next(line for line in ax.lines if line.get_label() == "uncertain")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["balanced", "rare", "random", "all labels"]
+    line = next(line for line in ax.lines if line.get_label() == "balanced")
     assert line.get_ydata()[-1] - line.get_ydata()[0] == pytest.approx(0.2)
     assert ax.get_title() == "70% of the cells hidden (random), asked by cell"
     assert len(ax.collections) == 1, "the band of the default"
