@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mlkit.curation import probe
-from mlkit.curation.label_errors import label_errors
-from mlkit.curation.orders import DEFAULT_ORDER, Pool, ask
+from mlkit.curation.label_errors import suspicion
+from mlkit.curation.orders import DEFAULT_ORDER, NEEDS, Pool, ask
 from mlkit.curation.panel import Pictures
 from mlkit.curation.session import Session
 from mlkit.data.answers import CODES, WORDS, AnswerFile, merge, votes
@@ -118,7 +118,7 @@ class Review:
             open=open_cells,
             features=self.features.of(self.dataset) if order == "representative" else np.empty((len(labels), 0)),
             members=members if len(members) > 1 else None,
-            suspicion=self._suspicion(labels) if order == "errors" else None,
+            suspicion=self._suspicion(labels) if NEEDS.get(order) == "suspicion" else None,
             seed=seed,
         )
         parts = [(*np.nonzero(disagreed & open_cells), np.full((disagreed & open_cells).sum(), np.inf))]
@@ -200,15 +200,8 @@ class Review:
         names = ("backbone", "weights", "device", "seed")
         groups = duplicate_groups(self.dataset)
         features = probe.features(self.dataset, **{name: parameters[name] for name in names})
-        flagged = label_errors(labels, probe.out_of_fold(features, labels, groups))
-        flagged = flagged[flagged.probable_error.astype(bool)]
-        result = np.full(labels.shape, np.nan)
-        rows, columns = (
-            labels.index.get_indexer(pd.Index(flagged.image)),
-            labels.columns.get_indexer(pd.Index(flagged.attribute)),
-        )
-        result[rows, columns] = 1 - flagged.score
-        return np.where(disputed(labels, groups), 1.0, result)
+        suspicious = suspicion(labels, probe.out_of_fold(features, labels, groups))
+        return np.where(disputed(labels, groups), 1.0, suspicious)
 
 
 def answers_of(labels: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """The simulation of what to label next: who is asked, who judges, resumed as if never stopped, what its curves say."""
 
+import re
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from tinynet import TINYNET
 
+from mlkit import cli
 from mlkit.curation.orders import ORDERS
 from mlkit.data.labels import from_codes, to_codes
 from mlkit.data.source import DataSource
@@ -175,6 +177,20 @@ def test_principal_components_do_not_see_test_images():
     other = np.where(training[:, None], features, 5.0)
     np.testing.assert_allclose(principal(other, training, 5)[training], found[training])
     assert principal(features, training, 99).shape == (60, 10)
+
+
+def test_command_takes_lists_and_prints_what_every_order_was_worth(sample, monkeypatch, capsys):
+    worth = {"balanced": 0.3, "uncertain": 0.2, "random": 0.1}
+    monkeypatch.setattr(cells, "run_campaign", lambda _, asked, *rest: ([0, 10], [0.5, 0.5 + worth[asked.order]]))
+    data = ["--images", str(sample / "images"), "--labels", str(sample / "truth.csv"), "--name", "s"]
+    few = ["-p", "orders", "[balanced, uncertain, random]", "-p", "seeds", "[0, 1]", "-p", "by", "[cell]"]
+    small = ["-p", "backbone", TINYNET, "-p", "image_size", "16"]
+    assert cli.main(["review", "simulate", *data, *few, *small]) == 0
+    printed = capsys.readouterr().out
+    assert "6 campaigns, of which 0 are finished already" in printed
+    assert re.search(r"mAP less that of random.*balanced +0\.10.*mAP less that of uncertain.*balanced +0\.05", printed, re.S)
+    assert cli.main(["review", "simulate", *data, "-p", "hidden", "0.7"]) == 2
+    assert "it must be a list, such as [0.7]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
