@@ -89,17 +89,11 @@ def errors(pool: Pool) -> np.ndarray:
     return pool.suspicion
 
 
-def doubtful(pool: Pool) -> np.ndarray:
-    """Known cells that are probably wrong first, as `errors` has them, then unknown ones, as `balanced` has them."""
-    suspicious = errors(pool)
-    return np.where(np.isfinite(suspicious), 1 + suspicious, balanced(pool))  # no entropy is above 1
-
-
 ORDERS: dict[str, Callable[[Pool], np.ndarray]] = {
-    order.__name__: order for order in (uncertain, balanced, disagreement, rare, representative, random, errors, doubtful)
+    order.__name__: order for order in (uncertain, balanced, disagreement, rare, representative, random, errors)
 }
 DEFAULT_ORDER = "balanced"
-NEEDS = {"disagreement": "members", "errors": "suspicion", "doubtful": "suspicion"}  # order -> what a pool may lack
+NEEDS = {"disagreement": "members", "errors": "suspicion"}  # order -> what a pool may lack
 _SOURCES = {
     "members": "several models: an ensemble, or the runs of folds",
     "suspicion": "probabilities of known cells by models that have not seen them: the runs of folds",

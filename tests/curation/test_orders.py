@@ -103,20 +103,13 @@ def test_errors_asks_known_cells_under_suspicion_alone():
     assert cells(*asked) == [(1, 0), (0, 1)]
 
 
-def test_doubtful_asks_errors_and_then_unknown_cells():
-    codes, suspicion = np.array([[-1, 1], [0, -1]]), np.array([[NAN, 0.3], [0.9, NAN]])
-    two = Pool(np.array([[0.9, 0.5], [0.5, 0.4]]), codes, np.ones((2, 2), bool), np.eye(2), None, suspicion)
-    assert cells(*ask(two, "doubtful", 9)) == [(1, 0), (0, 1), (1, 1), (0, 0)]
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("by", BY)
 def test_asks_open_cells_of_its_kind_once_and_the_same_for_the_same_seed(order, by):
     given = pool()
     rows, columns, scores = ask(given, order, 1000, by)
     found = cells(rows, columns)
-    kinds = {"errors": np.isfinite(given.suspicion), "doubtful": np.isfinite(given.suspicion) | (given.codes < 0)}
-    eligible = given.open & kinds.get(order, given.codes < 0)
+    eligible = given.open & (np.isfinite(given.suspicion) if order == "errors" else given.codes < 0)
     assert len(found) == len(set(found)) == len(scores) == eligible.sum()
     assert eligible[rows, columns].all()
     assert np.isfinite(scores).all()
