@@ -18,7 +18,7 @@ from mlkit.files import project_root, resolve, shown
 
 _HUGE = 1e6  # bounds from here on are against slips, and not worth telling
 # Parameters that name a file or a run, and what says that there is none.
-FILES = ("image", "weights", "answers")
+FILES = ("image", "weights", "answers", "suggestions")
 RUNS = ("prior_run", "other")
 NO_FILE = ("", "none", "imagenet")
 _LONGEST = 1_000_000  # characters of a parameter file

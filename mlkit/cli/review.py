@@ -10,7 +10,7 @@ from mlkit.cli.simulate import add_to as add_simulate
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser("review", help="which cells to label next, the answers, and what they were worth")
-    parts = command.add_subparsers(required=True, metavar="queue | sheet | read | gain | simulate")
+    parts = command.add_subparsers(required=True, metavar="queue | sheet | read | suggest | gain | simulate")
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", help="finished run whose model chooses and whose data is asked about")
     run.add_argument("--answers", metavar="FILE", default="", help="default: outputs/review/LABELS/answers.csv")
@@ -29,6 +29,10 @@ def add_to(commands: Any) -> None:
     third = parts.add_parser("read", parents=[run], help="take the answers of a sheet, or of Label Studio's export")
     third.add_argument("sheet", metavar="FILE", help="as `sheet` wrote it and people filled it in, or another tool's export")
     third.set_defaults(command=read)
+    filler = parts.add_parser("suggest", parents=[run], help="cells that can be filled without asking, with a guarantee")
+    filler.add_argument("--level", type=float, default=0.95, help="share of the suggestions that must be right")
+    filler.add_argument("--by", default="stack", help="stack: the network and the image's other labels; network: alone")
+    filler.set_defaults(command=suggest)
     fourth = parts.add_parser("gain", parents=[run], help="train with and without the answers: what were they worth?")
     fourth.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     fourth.add_argument("--points", type=int, default=3, help="of the curve of gain against answers")
@@ -66,6 +70,18 @@ def read(options: argparse.Namespace) -> int:
     review, _ = _review(options)
     taken, there = read_sheet(review, typed_path(options.sheet))
     print(f"{taken} answers kept in {shown(review.file.path)}, {there} were there already")
+    return 0
+
+
+def suggest(options: argparse.Namespace) -> int:
+    """Print and keep what can be filled without asking."""
+    from mlkit.curation.suggestions import suggest as made
+
+    review, _ = _review(options)
+    suggestions = made(review, options.level, options.by)
+    suggestions.write()
+    print(f"{suggestions.attributes.round(4).to_string()}\n\n{suggestions}")
+    print(f"To learn from them: train with the run's parameters and -p suggestions {suggestions.path}")
     return 0
 
 

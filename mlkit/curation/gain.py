@@ -155,7 +155,8 @@ def difference(first: Sequence[Predictions], second: Sequence[Predictions], leve
 def _trained(review: Review, recipe: Recipe, config: TrainConfig, dataset: MultiLabelDataset, cut: int) -> Predictions:
     """A training with the first `cut` lines of the answers, or what is left of a finished one."""
     folder = review.file.path.parent / "gain" / f"{review.run.name}-{cut}-seed{config.seed}"
-    parameters = asdict(recipe.source) | {"answers": str(review.file.path) if cut else ""} | asdict(config)
+    source = {"answers": str(review.file.path) if cut else "", "suggestions": ""}
+    parameters = asdict(recipe.source) | source | asdict(config)
     run = Run(folder)
     if not (run.finished and not run.differences(parameters, dataset.fingerprint)):
         with redirect_stdout(io.StringIO()):  # a dozen trainings would say the same

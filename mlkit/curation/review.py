@@ -58,7 +58,7 @@ class Review:
         run.check_finished()
         recipe = Recipe.of(run.config()["parameters"])
         file = AnswerFile(answers or recipe.source.answers or answers_of(recipe.source.labels))
-        dataset = replace(recipe, source=replace(recipe.source, answers="")).open()
+        dataset = replace(recipe, source=replace(recipe.source, answers="", suggestions="")).open()
         return cls(run, Predictor.load(run.path, device), dataset, file)
 
     @cached_property

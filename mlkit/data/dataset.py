@@ -28,10 +28,16 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         report: rows that were left out: image, line, problem.
         digests: image -> digest of the file's content; equal digests are equal files.
         targets: int8 (images, attributes), -1 where unknown.
+        suggested: float32 (images, attributes), what a model says of unknown cells, NaN elsewhere; None: nothing.
     """
 
     def __init__(
-        self, labels: pd.DataFrame, report: pd.DataFrame, cache: PixelCache, given: pd.DataFrame | None = None
+        self,
+        labels: pd.DataFrame,
+        report: pd.DataFrame,
+        cache: PixelCache,
+        given: pd.DataFrame | None = None,
+        suggested: np.ndarray | None = None,
     ) -> None:
         self.labels = labels
         self.given = labels if given is None else given
@@ -40,11 +46,15 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self.reading = cache.reading
         self.digests = pd.Series({image: cache.entries[image].digest for image in labels.index}, dtype=object)
         self.targets = torch.from_numpy(to_codes(labels))
+        self.suggested = None if suggested is None else torch.from_numpy(suggested)
         self._cache = cache
         self._rows = np.array([cache.entries[image].row for image in labels.index])
 
     def with_labels(self, labels: pd.DataFrame, given: pd.DataFrame | None = None) -> "MultiLabelDataset":
-        """The images that `labels` names, with these labels; pixels are shared. All must be images of this data set."""
+        """The images that `labels` names, with these labels and without suggestions; pixels are shared.
+
+        All must be images of this data set.
+        """
         return MultiLabelDataset(labels, self.report, self._cache, given)
 
     @property
@@ -57,6 +67,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         parts = [*self.attributes, *self.labels.index, *self.digests, *([] if self.reading == AS_USUAL else [self.reading])]
         text = "\0".join(map(str, parts)).encode() + self.targets.numpy().tobytes()
         text += to_codes(self.given).tobytes() if self.given is not self.labels else b""
+        text += b"" if self.suggested is None else self.suggested.numpy().tobytes()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def __len__(self) -> int:

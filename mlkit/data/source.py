@@ -13,6 +13,7 @@ from mlkit.data.levels import check_range
 from mlkit.data.names import MATCHES, exclude_images, find_files, refuse_links
 from mlkit.data.reading import Reading
 from mlkit.data.sample import ensure_sample
+from mlkit.data.suggestions import read_suggestions, suggested
 from mlkit.data.values import plain_values
 from mlkit.errors import LabelError
 from mlkit.files import resolve, shown
@@ -30,6 +31,7 @@ class DataSource(Reading):
     images: Annotated[str, "folder of images"] = ""
     labels: Annotated[str, "label file: .txt, .csv, .tsv or .parquet"] = ""
     answers: Annotated[str, "answers of people to single cells, which go before the labels: see mlkit review"] = ""
+    suggestions: Annotated[str, "of a model for unknown training cells, to learn a little from: mlkit review suggest"] = ""
     values: Annotated[dict[str, str], 'what values mean: {"1": "yes", "-1": "no", "0": "NA"}; empty: 1 yes, 0 no'] = field(
         default_factory=dict
     )
@@ -59,7 +61,7 @@ class DataSource(Reading):
             image_size: side in pixels of the square that every image is resized to.
 
         Raises:
-            LabelError: for a label file, an images folder or a file of answers that cannot be used.
+            LabelError: for a label file, an images folder, a file of answers or of suggestions that cannot be used.
             ImageError: if files deeper than 8 bits need a `value_range`.
         """
         self.prepare()
@@ -75,12 +77,16 @@ class DataSource(Reading):
         cache = build_cache(folder, names, image_size, self.reading)
         check_range(cache.levels, self.reading, shown(folder))
         kept, report = exclude_images(table, cache.problems, self.strict, folder, file.lines)
-        if not self.answers:
-            return MultiLabelDataset(kept, report, cache)
-        if not resolve(self.answers).is_file():
-            raise LabelError(f"{resolve(self.answers)}: no such file of answers; check the path")
-        digests = {image: cache.entries[image].digest for image in kept.index}
-        return MultiLabelDataset(merge(kept, AnswerFile(self.answers).read(), digests), report, cache, given=kept)
+        labels, digests = kept, {image: cache.entries[image].digest for image in kept.index}
+        if self.answers:
+            if not resolve(self.answers).is_file():
+                raise LabelError(f"{resolve(self.answers)}: no such file of answers; check the path")
+            labels = merge(kept, AnswerFile(self.answers).read(), digests)
+        soft = None
+        if self.suggestions:
+            soft, note = suggested(read_suggestions(self.suggestions), labels, digests)
+            labels.attrs["notes"] = [*labels.attrs.get("notes", []), note]
+        return MultiLabelDataset(labels, report, cache, kept, soft)
 
     def read(self) -> LabelFile:
         """The label file alone, with all that is wrong in it."""

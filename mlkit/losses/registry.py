@@ -30,6 +30,7 @@ class Loss:
         leaves_out: an unknown cell has no say.
         takes_for_no: an unknown cell counts as a no, also in the balance of positives and negatives.
         balances: focusing weighs rare positives up already, so that a pos_weight would do so twice.
+        cellwise: the loss of a known cell is its own matter, so that a cell may be a yes in part, as suggested ones are.
         picks: treats some unknown cells otherwise, chosen by what the network says of a whole batch.
     """
 
@@ -41,6 +42,7 @@ class Loss:
     takes_for_no: bool = False
     balances: bool = False
     picks: bool = False
+    cellwise: bool = False
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
         return self.function(*arguments, **keywords)
@@ -71,7 +73,13 @@ class Loss:
 
 
 _ROWS = (
-    Loss(masked_bce, "left out", "cells are unknown at random, and enough are known (the default)", leaves_out=True),
+    Loss(
+        masked_bce,
+        "left out",
+        "cells are unknown at random, and enough are known (the default)",
+        leaves_out=True,
+        cellwise=True,
+    ),
     Loss(
         partial_bce,
         "left out; images with few known cells weigh more",
@@ -86,6 +94,7 @@ _ROWS = (
         "Ridnik et al. 2021",
         leaves_out=True,
         balances=True,
+        cellwise=True,
     ),
     Loss(
         assume_negative,

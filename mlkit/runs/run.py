@@ -20,7 +20,8 @@ from mlkit.runs.names import folder_of, named_folder, new_folder, outputs_root
 from mlkit.runs.table import FILES
 
 TRAIN_ONE = "train one with notebook 02 or `mlkit train`"  # the way out where there is no run, or no model
-_PLACES = ("images", "labels", "answers")  # parameters of where the data is; whether it is the same, its fingerprint says
+# Parameters of where the data is; whether it is the same, its fingerprint says.
+_PLACES = ("images", "labels", "answers", "suggestions")
 PACKAGES = ("mlkit", "torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn")
 
 

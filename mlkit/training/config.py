@@ -33,6 +33,7 @@ class TrainConfig(Strengths):
     loss_settings: Annotated[str, 'of that loss, "gamma_neg: 2, clip: 0" say'] = ""
     prior_run: Annotated[str, "for csl: a finished run that estimates how frequent each attribute is"] = ""
     label_smoothing: Annotated[float, Between(0, 0.5), "known targets move by half of it towards 0.5"] = 0.0
+    suggestion_weight: Annotated[float, Between(0, 1, open=True), "of a suggested cell in the loss; a known one has 1"] = 0.5
     # the optimisation
     epochs: Annotated[int, Between(1, 1_000_000), "times that every training image is seen"] = 10
     batch_size: Annotated[int | str, Between(2), OneOf(("auto",)), "images; auto: as many as fit on the GPU"] = 32

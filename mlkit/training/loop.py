@@ -28,7 +28,7 @@ from mlkit.training.checkpoint import last_checkpoint, remove_checkpoints, write
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
 from mlkit.training.interruption import Interruption
-from mlkit.training.objective import choice_gap, contradictions, label_gaps
+from mlkit.training.objective import check_suggestions, choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
 from mlkit.training.step import TrainingStep
 
@@ -113,6 +113,7 @@ class Training:
         self.dataset, self.config, self.run = dataset, config, run
         self.split = split_dataset(dataset, config)
         self._training, self._validation = self._indices("train"), self._indices("validation")
+        check_suggestions(config, dataset, self._training)
         self.prevalence = label_counts(dataset.labels.iloc[self._training]).prevalence.to_numpy()
         self._introduce(device)
         run.write_table("split.csv", self.split.reset_index())

@@ -1,20 +1,22 @@
 """The objective: what a training minimises, put together from loss, weights and softened or mixed targets."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labels import pos_weight, to_codes
-from mlkit.errors import LabelError
+from mlkit.errors import LabelError, ParameterError
 from mlkit.losses import LOSSES, Loss, get_loss
 from mlkit.progress import listed
 from mlkit.training.config import TrainConfig
 
-Targets = list[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
+Targets = Sequence[tuple[float, Tensor]]  # weights that add up to 1, and targets (batch, attributes) of 1, 0 and -1
 
 
 class Objective:
@@ -42,16 +44,18 @@ class Objective:
         self.pos_weight = torch.tensor(weight.to_numpy(), dtype=torch.float32, device=device)
         self._loss_arguments = config.loss_arguments
         self._smoothing = config.label_smoothing
+        self._suggestion_weight = config.suggestion_weight
         if prior is not None:
             self._loss_arguments["prior"] = prior.to(device)
 
-    def __call__(self, logits: Tensor, targets: Targets, epoch: int) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Targets, epoch: int, suggested: Targets = ()) -> Tensor:
         """Sum of the loss and what to divide it by, a tensor of two: parts of a batch add up before the division.
 
         Args:
             logits: (batch, attributes).
             targets: one or, where images are mixed, several, each with its weight.
             epoch: counted from 1.
+            suggested: likewise, probabilities (batch, attributes) of suggested cells, NaN elsewhere.
         """
         arguments = self._loss_arguments | ({"epoch": epoch} if self._loss.takes_epoch else {})
         if self._smoothing:
@@ -60,12 +64,45 @@ class Objective:
             weight * self._loss(logits, known, self.pos_weight, reduction="sum_and_count", **arguments)
             for weight, known in targets
         ]
+        parts += [weight * self._of_suggested(logits, probabilities, arguments) for weight, probabilities in suggested]
         return torch.stack(parts).sum(dim=0)
+
+    def _of_suggested(self, logits: Tensor, probabilities: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """Sum and count of suggested cells, each a yes by its probability p, a no by 1 - p, and less than a known cell."""
+        there = ~probabilities.isnan()
+        yes, no = (
+            self._loss(logits, torch.where(there, code, -1), self.pos_weight, reduction="none", **arguments)
+            for code in (1, 0)
+        )
+        p = probabilities.nan_to_num()
+        return self._suggestion_weight * torch.stack([(p * yes + (1 - p) * no).sum(), there.sum().to(yes.dtype)])
 
     def _soften(self, weight: float, targets: Tensor) -> Targets:
         """Label smoothing (Szegedy et al. 2016) on known cells: the opposite answer gets half of the smoothing."""
         opposite = torch.where(targets >= 0, 1 - targets, targets)
         return [(weight * (1 - self._smoothing / 2), targets), (weight * self._smoothing / 2, opposite)]
+
+
+def check_suggestions(config: TrainConfig, dataset: MultiLabelDataset, training: np.ndarray) -> None:
+    """Refuse suggestions that make no sense: for the loss, or of images that judge.
+
+    Raises:
+        ParameterError: saying which.
+    """
+    if dataset.suggested is None:
+        return
+    if not get_loss(config.loss).cellwise:
+        able = ", ".join(loss.name for loss in LOSSES.values() if loss.cellwise)
+        raise ParameterError(
+            f"suggestions: {config.loss} has a reading of its own of unknown cells, and none of suggested ones; those that "
+            f"learn from suggestions: {able}"
+        )
+    judging = np.setdiff1d(np.flatnonzero(~dataset.suggested.isnan().all(dim=1).numpy()), training)
+    if len(judging):
+        raise ParameterError(
+            f"suggestions: {len(judging)} are of images that judge here, {dataset.labels.index[judging[0]]} say: they were "
+            "made by a run with another split, which has seen images that judge here; suggest by a run with this one"
+        )
 
 
 def image_weights(labels: pd.DataFrame, cap: float) -> np.ndarray:

@@ -47,6 +47,7 @@ class TrainingStep:
         self._once = self._partly_frozen.lower is not None and not self._augmentation
         self.feed = Feed(Activations(dataset, self._partly_frozen, run.path) if self._once else dataset, device.device)
         self._images = len(dataset)
+        self._suggested = None if dataset.suggested is None else dataset.suggested.to(device.device)
         self.optimizer = build_optimizer(self._partly_frozen.parameters(), config)
         self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
         asked = get_loss(config.loss).takes_prior and config.prior_run
@@ -87,10 +88,14 @@ class TrainingStep:
         # Sum and count stay apart: known cells differ from part to part, and a mean of means would be wrong.
         total = torch.zeros(2, device=self.device.device)
         for part in _parts(len(where), self.config.accumulate):
-            mixed: Targets = [(1.0, targets[part])]
+            terms: list[tuple[float, slice | Tensor]] = [(share, part)]
             if share < 1:
-                mixed = [(share, targets[part]), (1 - share, targets[partners[part]])]
-            sum_and_count = self.objective(self._logits(inputs[part]), mixed, self._epoch)
+                terms.append((1 - share, partners[part]))
+            mixed = [(weight, targets[images]) for weight, images in terms]
+            suggested: Targets = ()
+            if self._suggested is not None:
+                suggested = [(weight, self._suggested[where[images]]) for weight, images in terms]
+            sum_and_count = self.objective(self._logits(inputs[part]), mixed, self._epoch, suggested)
             sum_and_count[0].backward()  # type: ignore[no-untyped-call]
             total += sum_and_count.detach()
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -45,6 +45,28 @@ def test_smoothing_moves_known_targets_towards_a_half(labels, batch):
     torch.testing.assert_close(total / count, torch.nn.functional.binary_cross_entropy_with_logits(logits[known], soft))
 
 
+@pytest.mark.parametrize("name", ["masked_bce", "asl"])
+def test_suggested_cells_are_a_yes_in_part_and_count_less(labels, batch, name):
+    logits, (targets, mixed) = batch
+    logits = logits.requires_grad_()
+    unknown = (targets < 0) & (mixed < 0)
+    suggested = torch.where(unknown, torch.rand(logits.shape), torch.nan)
+    config = TrainConfig(weights="none", loss=name, pos_weight="balanced", suggestion_weight=0.25)
+    objective = Objective(config, labels, None, None, CPU)
+    total, count = objective(logits, [(1.0, targets)], 1, [(0.7, suggested), (0.3, suggested)])
+    alone, known = objective(logits, [(1.0, targets)], 1)
+    p = suggested[unknown]
+    if name == "masked_bce":
+        weight = objective.pos_weight.expand_as(logits)[unknown]
+        s = torch.sigmoid(logits[unknown])
+        by_hand = -(weight * p * torch.log(s) + (1 - p) * torch.log(1 - s)).sum()
+        torch.testing.assert_close(total - alone, 0.25 * by_hand, rtol=1e-4, atol=1e-5)
+    assert (count - known).item() == pytest.approx(0.25 * len(p), rel=1e-5)
+    total.backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[unknown] != 0).all()
+
+
 def test_mixed_targets_keep_their_own_known_cells(labels, batch):
     logits, (first, second) = batch
     total, count = Objective(PLAIN, labels, None, None, CPU)(logits, [(0.7, first), (0.3, second)], 1)
