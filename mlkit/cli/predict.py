@@ -45,7 +45,7 @@ def add_to(commands: Any) -> None:
         help="of an image, to be looked at too and averaged, such as flip,zoom_in; a pass each",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    command.add_argument("--batch-size", type=int, default=64, metavar="IMAGES", help="that the network sees at once")
+    command.add_argument("--batch-size", type=int, default=32, metavar="IMAGES", help="that the network sees at once")
     command.set_defaults(command=predict)
 
 

@@ -34,7 +34,7 @@ def write_answers(
     out: Path,
     total: int | None = None,
     resume: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> tuple[int, int]:
     """Write what a model says of images into a file: .csv, .jsonl or .parquet, by its suffix.
 

@@ -24,7 +24,7 @@ from mlkit.files import resolve, shown
 from mlkit.inference.views import mean_logits, named_views
 from mlkit.models.device import Device, choose_device
 from mlkit.models.modelfile import load_model
-from mlkit.models.networks import place
+from mlkit.models.networks import folded, place
 from mlkit.progress import bar, say
 from mlkit.runs import TRAIN_ONE, Run
 
@@ -57,6 +57,7 @@ class Predictor:
     def __init__(self, model: nn.Module, meta: dict[str, Any], device: Device, source: str = "", views: str = "") -> None:
         self.source = source
         self.model = place(model, device).eval()
+        self._network = place(folded(self.model), device)
         self.meta = meta
         self.reading = Reading.of(meta.get("reading", {}))
         self.device = device
@@ -145,7 +146,7 @@ class Predictor:
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
-    def answers(self, images: Iterable[str | Path], batch_size: int = 64) -> Iterator[pd.DataFrame]:
+    def answers(self, images: Iterable[str | Path], batch_size: int = 32) -> Iterator[pd.DataFrame]:
         """Probability and decision for each attribute of many images, batch by batch; files are decoded ahead, in threads.
 
         Yields:
@@ -180,7 +181,7 @@ class Predictor:
         """Calibrated, (images, attributes); NaN for what was never seen in training."""
         if not pixels:
             return np.empty((0, len(self.attributes)), np.float32)
-        logits = mean_logits(self.model, torch.from_numpy(np.stack(pixels)), self.device, self.views)
+        logits = mean_logits(self._network, torch.from_numpy(np.stack(pixels)), self.device, self.views)
         return self.calibrated(logits.cpu().numpy())
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:

@@ -168,3 +168,21 @@ def test_apply_writes_a_new_label_file_and_leaves_the_old(answered, tmp_path, ca
     assert read_labels(out).loc[image, attribute] == 0
     assert main(call) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def answer_forever(path, said):
+    for number in range(10_000):
+        AnswerFile(path).append([Answer(f"{number}.png", "red", "yes")])
+        said.send(number)
+
+
+def test_a_process_that_is_killed_loses_no_answer_that_it_called_kept(tmp_path):
+    heard, said = multiprocessing.Pipe(duplex=False)
+    worker = multiprocessing.Process(target=answer_forever, args=(tmp_path / "a.csv", said))
+    worker.start()
+    last = [heard.recv() for _ in range(20)][-1]
+    worker.kill()
+    worker.join()
+    table = AnswerFile(tmp_path / "a.csv").read()
+    assert table.image.tolist()[: last + 1] == [f"{number}.png" for number in range(last + 1)]
+    assert not table.attrs["notes"]

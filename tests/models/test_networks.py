@@ -1,4 +1,5 @@
 import pytest
+import tinynet  # noqa: F401
 import torch
 from torch import nn
 
@@ -6,7 +7,7 @@ from mlkit.errors import ParameterError, WeightsError, WriteError
 from mlkit.evaluation.calibration import from_pos_weight
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import load_model, save_model
-from mlkit.models.networks import Ensemble, build_model, compute_logits, normalise, place
+from mlkit.models.networks import Ensemble, build_model, compute_logits, folded, normalise, place, set_statistics
 from mlkit.models.torchfile import save_torch
 
 META = {
@@ -133,3 +134,37 @@ def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path):
 def test_images_too_small_for_a_network_are_refused_before_the_training():
     with pytest.raises(ParameterError, match=r"image_size is 32, too small for alexnet \(.*\); 224 fits all networks"):
         build_model("alexnet", 3, "none", image_size=32)
+
+
+def with_statistics(backbone):
+    """A network whose batch normalisations have seen something."""
+    network = build_model(backbone, 3, "none", 32).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return network
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "tinynet", "an ensemble"])
+def test_folded_batch_normalisation_gives_the_same_logits_and_leaves_the_network_alone(backbone):
+    calibration = from_pos_weight(["a", "b", "c"]).to_dict()
+    parts = [with_statistics(name) for name in ("tinynet", "shufflenet_v2_x0_5")]
+    network = Ensemble(parts, [calibration] * 2).eval() if backbone == "an ensemble" else with_statistics(backbone)
+    set_statistics(network, [0.4] * 3, [0.3] * 3)
+    before, device = {name: value.clone() for name, value in network.state_dict().items()}, choose_device("cpu", "fp32")
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    copy = folded(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) and module is not None for module in copy.modules())
+    torch.testing.assert_close(compute_logits(copy, pixels, device), compute_logits(network, pixels, device))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_that_cannot_be_traced_is_asked_as_it_is():
+    class Branching(nn.Module):
+        def forward(self, inputs):
+            return inputs.mean((2, 3)) if inputs.sum() > 0 else inputs.amax((2, 3))
+
+    network = Branching()
+    assert folded(network) is network
