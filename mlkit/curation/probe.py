@@ -13,12 +13,13 @@ from mlkit.data.labels import label_counts, to_codes
 from mlkit.data.split import fold_images
 from mlkit.errors import MlkitError, WeightsError
 from mlkit.evaluation.metrics import evaluate
-from mlkit.files import digest_file, make_folder
+from mlkit.files import digest_file
+from mlkit.models import freezing
 from mlkit.models.device import choose_device
-from mlkit.models.freezing import Activations, PartlyFrozen
+from mlkit.models.freezing import PartlyFrozen
 from mlkit.models.networks import build_model, place
 from mlkit.progress import say
-from mlkit.runs import Run, contents, outputs_root
+from mlkit.runs import Run, contents
 from mlkit.training.recipe import data_of
 
 STRENGTH = 0.01  # inverse of the L2 penalty; features are many and correlated
@@ -46,9 +47,7 @@ def features(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = place(build_model(backbone, 1, weights, dataset.image_size), chosen)
-    folder = make_folder(outputs_root())
-    activations = Activations(dataset, PartlyFrozen(network, backbone, "backbone", chosen), folder)
-    return activations.batch(np.arange(len(dataset)))[0].float().flatten(1).numpy()
+    return freezing.features(PartlyFrozen(network, backbone, "backbone", chosen), dataset)
 
 
 def probe(

@@ -1,6 +1,5 @@
 """What a model takes for alike: the images nearest to one in feature space, that of what it sees just before its head."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from mlkit.data.images import digest_content, load_image, read_bytes
 from mlkit.errors import MlkitError, ParameterError, nearest
 from mlkit.files import resolve
 from mlkit.inference.predictor import Predictor
-from mlkit.models.freezing import PartlyFrozen
+from mlkit.models.freezing import PartlyFrozen, features
 from mlkit.models.networks import Ensemble, set_statistics, statistics_of
 from mlkit.progress import say
 from mlkit.runs import Run
@@ -39,15 +38,15 @@ class Features:
 
     def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Float32 (images, features) of uint8 (images, size, size, 3)."""
-        return self._in_a_row([_features(part, pixels) for part in self._parts])
+        return self._in_a_row([part.features(pixels) for part in self._parts])
 
     def of(self, dataset: MultiLabelDataset) -> np.ndarray:
         """Float32 (images, features) of all images; computed once, and kept with the pixel cache for the same layers."""
-        return self._in_a_row([_kept(part, dataset) for part in self._parts])
+        return self._in_a_row([features(part, dataset) for part in self._parts])
 
     def logits(self, dataset: MultiLabelDataset) -> np.ndarray:
         """Float32 (members, images, attributes) of all images, by the same features; of an ensemble, calibrated."""
-        logits = [part.logits(torch.from_numpy(_kept(part, dataset)).to(part.device.device)) for part in self._parts]
+        logits = [part.logits(torch.from_numpy(features(part, dataset)).to(part.device.device)) for part in self._parts]
         stacked = torch.stack(logits)
         if isinstance(self._model, Ensemble):
             stacked = self._model.slope * stacked + self._model.bias
@@ -56,30 +55,6 @@ class Features:
     def _in_a_row(self, parts: list[np.ndarray]) -> np.ndarray:
         units = [functional.normalize(torch.from_numpy(part), eps=1e-18).numpy() for part in parts]
         return np.concatenate(units, axis=1) / np.float32(len(parts) ** 0.5)
-
-
-def _kept(part: PartlyFrozen, dataset: MultiLabelDataset) -> np.ndarray:
-    """Features of all images of a data set, out of its pixel cache where they were computed before."""
-    return dataset.map_pixels(
-        lambda pixels: _features(part, pixels),
-        "computing features",
-        keep=f"features-{_digest(part)}",
-        threads=1,  # the network's own are enough
-    )
-
-
-def _features(part: PartlyFrozen, pixels: np.ndarray) -> np.ndarray:
-    """Float32 (images, features)."""
-    return part.activations(torch.tensor(pixels, device=part.device.device)).float().flatten(1).cpu().numpy()
-
-
-def _digest(part: PartlyFrozen) -> str:
-    """Of all that decides the features but the pixels."""
-    assert part.lower is not None
-    digest = hashlib.blake2b(repr((statistics_of(part.network), part.device.dtype)).encode(), digest_size=16)
-    for name, tensor in part.lower.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Neighbours:

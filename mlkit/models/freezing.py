@@ -3,6 +3,7 @@
 Both parts share their layers with the network, so that saving the network saves what was trained.
 """
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class PartlyFrozen:
     def __init__(self, network: nn.Module, backbone: str, freeze: str, device: Device) -> None:
         self.network = network
         self.device = device
+        self.freeze = freeze
         self.lower: nn.Module | None = None
         self.upper = network
         if freeze != "none":
@@ -62,15 +64,46 @@ class PartlyFrozen:
         with torch.no_grad():
             return forward(self.lower, inputs, self.device)
 
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 (batch, features) of uint8 (batch, H, W, 3), what the head sees; of a frozen backbone alone."""
+        outputs = self.activations(torch.tensor(pixels, device=self.device.device)).float().flatten(1)
+        return outputs.cpu().numpy()
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the activations but the pixels."""
+        assert self.lower is not None
+        facts = statistics_of(self.network), self.device.device.type, self.device.dtype
+        digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
+        for name, tensor in self.lower.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def logits(self, activations: Tensor) -> Tensor:
         """Float32 logits (batch, attributes)."""
         return forward(self.upper, activations, self.device).float()
 
 
+@torch.inference_mode()
+def features(partly_frozen: PartlyFrozen, dataset: MultiLabelDataset) -> np.ndarray:
+    """What the head of a network sees of all images, float32 (images, features), where its backbone is frozen.
+
+    Computed once, and kept with the pixel cache by each file's content, for whoever asks of the same layers.
+    """
+    partly_frozen.network.eval()
+    return dataset.map_pixels(
+        partly_frozen.features,
+        "computing features",
+        keep=f"features-{partly_frozen.digest}",
+        threads=1,  # the network's own are enough
+    )
+
+
 class Activations:
     """Outputs of the frozen layers for all images of a data set, computed once; `batch` serves them in place of pixels.
 
-    They lie in a file in `folder` that goes with the process, and are read through a memory map.
+    Those of a frozen backbone are few, and kept, see `features`. Others lie in a file in `folder` that goes with the
+    process, and are read through a memory map.
 
     Raises:
         MlkitError: if the disk has no room for them.
@@ -80,6 +113,9 @@ class Activations:
     def __init__(self, dataset: MultiLabelDataset, partly_frozen: PartlyFrozen, folder: Path) -> None:
         self.targets = dataset.targets
         partly_frozen.network.eval()
+        self._features = torch.from_numpy(features(partly_frozen, dataset)) if partly_frozen.freeze == "backbone" else None
+        if self._features is not None:
+            return
         with (
             tempfile.TemporaryFile(dir=folder, prefix=".activations-") as file,
             bar(total=len(dataset), desc="computing activations", unit="image") as progress,
@@ -105,8 +141,11 @@ class Activations:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Activations (batch, ...) and targets int8 (batch, attributes) of several images."""
+        where = torch.from_numpy(indices)
+        if self._features is not None:
+            return self._features[where], self.targets[where]
         rows = torch.from_numpy(self._rows.read(indices)).view(self._dtype).view(-1, *self._shape)
-        return (rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows), self.targets[torch.from_numpy(indices)]
+        return (rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows), self.targets[where]
 
 
 class _Tracer(fx.Tracer):

@@ -137,6 +137,7 @@ def folded(model: nn.Module) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
     from torch.fx.proxy import TraceError
 
+    copy: nn.Module
     if isinstance(model, Ensemble):
         copy = Ensemble([], [])
         copy.members, copy.slope, copy.bias = nn.ModuleList(map(folded, model.members)), model.slope, model.bias

