@@ -200,6 +200,9 @@ def test_sample_prevalences_and_unknown_share_are_those_promised(tmp_path, monke
     sample_module.make_sample(tmp_path / "many", count=2000)
     prevalence = label_counts(read_labels(tmp_path / "many" / "truth.csv")).prevalence
     np.testing.assert_allclose(prevalence, [0.88, 0.8, 0.5, 0.08], atol=0.03)
+    rare = (0.05, 0.04, 0.03, 0.02)
+    sample_module.make_sample(tmp_path / "rare", count=2000, prevalence=rare)
+    np.testing.assert_allclose(label_counts(read_labels(tmp_path / "rare" / "truth.csv")).prevalence, rare, atol=0.015)
     assert read_labels(tmp_path / "many" / "labels.csv").isna().to_numpy().mean() == pytest.approx(0.1, abs=0.01)
 
 
