@@ -183,12 +183,17 @@ def test_command_takes_lists_and_prints_what_every_order_was_worth(sample, monke
     worth = {"balanced": 0.3, "uncertain": 0.2, "random": 0.1}
     monkeypatch.setattr(cells, "run_campaign", lambda _, asked, *rest: ([0, 10], [0.5, 0.5 + worth[asked.order]]))
     data = ["--images", str(sample / "images"), "--labels", str(sample / "truth.csv"), "--name", "s"]
-    few = ["-p", "orders", "[balanced, uncertain, random]", "-p", "seeds", "[0, 1]", "-p", "by", "[cell]"]
+    few = ["-p", "orders", "[balanced, uncertain, random]", "-p", "seeds", "[0, 1]", "-p", "seconds_image", "0.5"]
     small = ["-p", "backbone", TINYNET, "-p", "image_size", "16"]
     assert cli.main(["review", "simulate", *data, *few, *small]) == 0
     printed = capsys.readouterr().out
-    assert "6 campaigns, of which 0 are finished already" in printed
+    assert "12 campaigns, of which 0 are finished already" in printed
     assert re.search(r"mAP less that of random.*balanced +0\.10.*mAP less that of uncertain.*balanced +0\.05", printed, re.S)
+    assert re.search(
+        r"by image less by cell, over answers\n.*random +0.7 +0.0 +0.0 .*over seconds\n.*0.7 +0.0 +0.075", printed, re.S
+    )
+    assert cli.main(["review", "simulate", *data, "-p", "seed", "3"]) == 2
+    assert "seed is 3, which a study decides by itself: give seeds" in capsys.readouterr().err
     assert cli.main(["review", "simulate", *data, "-p", "hidden", "0.7"]) == 2
     assert "it must be a list, such as [0.7]" in capsys.readouterr().err
 
