@@ -23,6 +23,7 @@ from mlkit.files import shown
 
 MAKERS = ("stack", "network")
 FOLDS = 5
+STRENGTH = 0.1  # inverse of the L2 penalty: the folds' stacks must agree, or their surest cells are not the same ones
 _FARTHEST = 10.0  # log odds; beyond, a probability is 0 or 1 for all that validation images can tell
 
 
@@ -118,9 +119,9 @@ def suggest(review: Review, level: float = 0.95, by: str = "stack") -> Suggestio
 def stack(probabilities: np.ndarray, codes: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Probabilities (images, attributes) of a logistic regression per attribute on what the network says and what is known.
 
-    Of the cell it sees the network's log odds; of the image's other cells the label (1 yes, -1 no, 0 unknown), whether it is
-    known, and where it is not, the network's log odds: where it is, a network that was trained on it only repeats it, which
-    it does not do on the validation images. With scikit-learn's L2 penalty (C = 1).
+    Of the cell it sees the network's log odds; of the image's other cells the label (1 yes, -1 no) and whether it is known,
+    and in place of an unknown one what the network expects of it, in between. Of a known cell the network is not asked: it
+    would only repeat what it was trained on, but for the validation images.
 
     Args:
         probabilities: (images, attributes), the network's, calibrated; NaN for what it never learned, which stays so.
@@ -136,7 +137,7 @@ def stack(probabilities: np.ndarray, codes: np.ndarray, fold: np.ndarray) -> np.
     with np.errstate(divide="ignore"):
         odds = np.nan_to_num(np.log(probabilities) - np.log1p(-probabilities)).clip(-_FARTHEST, _FARTHEST)
     known = codes >= 0
-    each = np.stack([np.where(known, 2 * codes - 1, 0), known, np.where(known, 0, odds)], axis=2)
+    each = np.stack([np.where(known, codes, sigmoid(odds)) * 2 - 1, known], axis=2)
     result = probabilities.copy()
     for i in range(codes.shape[1]):
         inputs = np.column_stack([odds[:, i], np.delete(each, i, axis=1).reshape(len(codes), -1)])
@@ -144,7 +145,7 @@ def stack(probabilities: np.ndarray, codes: np.ndarray, fold: np.ndarray) -> np.
             asked = fold == number
             learned = (fold >= 0) & (fold != number) & known[:, i]
             if len(np.unique(codes[learned, i])) == 2:
-                model = LogisticRegression(max_iter=1000).fit(inputs[learned], codes[learned, i])
+                model = LogisticRegression(C=STRENGTH, max_iter=1000).fit(inputs[learned], codes[learned, i])
                 result[asked, i] = sigmoid(model.decision_function(inputs[asked]))
     return np.where(np.isnan(probabilities), np.nan, result)
 
