@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
     third.set_defaults(command=read)
     filler = parts.add_parser("suggest", parents=[run], help="cells that can be filled without asking, with a guarantee")
     filler.add_argument("--level", type=float, default=0.95, help="share of the suggestions that must be right")
-    filler.add_argument("--by", default="stack", help="stack: the network and the image's other labels; network: alone")
+    filler.add_argument("--by", default="", help="network, or stack: the network and the image's other labels")
     filler.set_defaults(command=suggest)
     fourth = parts.add_parser("gain", parents=[run], help="train with and without the answers: what were they worth?")
     fourth.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
@@ -75,10 +75,11 @@ def read(options: argparse.Namespace) -> int:
 
 def suggest(options: argparse.Namespace) -> int:
     """Print and keep what can be filled without asking."""
+    from mlkit.curation.suggestions import MAKERS
     from mlkit.curation.suggestions import suggest as made
 
     review, _ = _review(options)
-    suggestions = made(review, options.level, options.by)
+    suggestions = made(review, options.level, options.by or MAKERS[0])
     suggestions.write()
     print(f"{suggestions.attributes.round(4).to_string()}\n\n{suggestions}")
     print(f"To learn from them: train with the run's parameters and -p suggestions {suggestions.path}")
