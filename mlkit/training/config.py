@@ -38,7 +38,9 @@ class TrainConfig(Strengths):
     epochs: Annotated[int, Between(1, 1_000_000), "times that every training image is seen"] = 10
     batch_size: Annotated[int | str, Between(2), OneOf(("auto",)), "images; auto: as many as fit on the GPU"] = 32
     accumulate: Annotated[int, Between(1, 1_000_000), "parts that a batch is computed in, where memory is short"] = 1
-    optimizer: Annotated[str, OneOf(("adam", "adamw")), "Adam, or AdamW for weight decay"] = "adam"
+    optimizer: Annotated[
+        str, OneOf(("adam", "adamw", "lbfgs")), "Adam, AdamW for weight decay, or L-BFGS: a frozen backbone's head, solved"
+    ] = "adam"
     learning_rate: Annotated[float, Between(0, open=True), "of the optimizer"] = 1e-3
     weight_decay: Annotated[float, Between(0, 1), "0.05 is usual with adamw"] = 0.0
     schedule: Annotated[str, OneOf(("constant", "cosine")), "of the learning rate"] = "constant"
@@ -78,6 +80,12 @@ class TrainConfig(Strengths):
             raise ParameterError(
                 f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
                 "give weights, or freeze none"
+            )
+        moving = self.freeze != "backbone" or self.augmentation or self.sampler != "uniform"
+        if self.optimizer == "lbfgs" and (moving or self.weight_decay or self.ema_decay):
+            raise ParameterError(
+                "optimizer is 'lbfgs', which solves the head on features that stand still, with penalties of its own: set "
+                "freeze to backbone, sampler to uniform, and leave augmentation, weight_decay and ema_decay out"
             )
         if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")

@@ -9,12 +9,17 @@ from torch import nn
 
 from mlkit.training.config import TrainConfig
 
+_SOLVED = 200  # iterations of L-BFGS, which are never all needed
+_STRENGTHS = (1.5, -3.0)  # powers of ten
+
 
 def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019), in one fused kernel where the device has it.
+    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019), in one fused kernel where the device has it; or L-BFGS.
 
     Weight decay leaves out what has one dimension: biases and the scales of normalisation layers.
     """
+    if config.optimizer == "lbfgs":
+        return torch.optim.LBFGS(parameters, max_iter=_SOLVED, history_size=20, line_search_fn="strong_wolfe")
     fused = parameters[0].device.type in ("cpu", "cuda")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     groups = [
@@ -25,11 +30,22 @@ def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torc
     return optimizer
 
 
+def penalty(config: TrainConfig, epoch: int, inputs: torch.Tensor) -> float:
+    """Strength of the L2 penalty in an epoch of L-BFGS, from strong to weak, so that validation chooses among as many.
+
+    Relative to the mean variance of the inputs (images, features), on whose scale it would depend otherwise.
+    """
+    strengths = np.logspace(*_STRENGTHS, config.epochs) if config.epochs > 1 else [10 ** np.mean(_STRENGTHS)]
+    return float(strengths[epoch - 1] * inputs.var(dim=0).mean().item())
+
+
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     """Learning rate of an iteration, counted from 0 over the whole training, with `steps` iterations an epoch.
 
     It rises in a line over the warm-up, then stays, or falls to zero on a cosine (Loshchilov & Hutter 2017).
     """
+    if config.optimizer == "lbfgs":
+        return 1.0  # its line search finds the step
     warmup, total = round(config.warmup_epochs * steps), config.epochs * steps
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.data.dataset import MultiLabelDataset
+from mlkit.errors import ParameterError
 from mlkit.models.device import choose_device
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
@@ -21,7 +22,12 @@ def learning_rate_range(dataset: MultiLabelDataset, config: TrainConfig, steps: 
 
     A good rate lies where the loss falls fastest, about a third of where it is lowest. Stops once the loss is four times its
     lowest. Nothing is kept of this training.
+
+    Raises:
+        ParameterError: if the optimizer looks for its steps itself.
     """
+    if config.optimizer == "lbfgs":
+        raise ParameterError("optimizer is 'lbfgs', which needs no learning_rate; ask for the range of 'adam'")
     device = choose_device(config.device, config.precision, config.image_size)
     training = np.flatnonzero(split_dataset(dataset, config) == "train")
     rng, rates = np.random.default_rng(config.seed), np.geomspace(_LOWEST, _HIGHEST, steps)

@@ -16,7 +16,7 @@ from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
 from mlkit.training.objective import Objective, Targets, image_weights
-from mlkit.training.optim import WeightAverage, build_optimizer
+from mlkit.training.optim import WeightAverage, build_optimizer, penalty
 from mlkit.training.prior import EVALUATION_BATCH, estimate_prior
 
 
@@ -55,7 +55,9 @@ class TrainingStep:
         self.objective = Objective(config, labels, self.image_weights, prior, device.device)
         self._prepare: Callable[..., Tensor] = torch.compile(self._prepared) if config.compile else self._prepared
         self._logits: Callable[[Tensor], Tensor] = torch.compile(self._forward) if config.compile else self._forward
-        if isinstance(config.batch_size, int):
+        if config.optimizer == "lbfgs":
+            self.batch_size = len(training)
+        elif isinstance(config.batch_size, int):
             self.batch_size = config.batch_size
         else:
             self.batch_size = self._largest_batch(dataset, most=max(8, len(training) // 8))
@@ -83,8 +85,41 @@ class TrainingStep:
             partners = partners.to(self.device.device)
         if not self._once:
             inputs = self._prepare(inputs, self._draws[where], share, partners)
+        if self.config.optimizer == "lbfgs":
+            return self._solve(where, inputs, targets)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        loss = self._gradients(where, inputs, targets, share, partners)
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._partly_frozen.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # now, so that evaluation has their memory
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def _solve(self, where: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Minimise the loss of all images with the epoch's penalty, from where the epoch before ended."""
+        strength = penalty(self.config, self._epoch, inputs)
+        weights = [parameter for parameter in self._partly_frozen.parameters() if parameter.ndim > 1]
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = self._gradients(where, inputs, targets, 1.0, where)
+            for weight in weights:
+                assert weight.grad is not None
+                weight.grad += strength * weight.detach()
+                loss = loss + strength / 2 * weight.detach().square().sum()
+            return loss
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # any of torch takes a tensor
+        self.optimizer.state.clear()  # the next epoch's penalty is another one
+        loss = self._gradients(where, inputs, targets, 1.0, where)
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _gradients(self, where: Tensor, inputs: Tensor, targets: Tensor, share: float, partners: Tensor) -> Tensor:
+        """Gradients of a batch's mean loss over its known cells, added to the parameters'; returns that loss."""
         # Sum and count stay apart: known cells differ from part to part, and a mean of means would be wrong.
         total = torch.zeros(2, device=self.device.device)
         for part in _parts(len(where), self.config.accumulate):
@@ -101,12 +136,6 @@ class TrainingStep:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         count = total[1].clamp(min=torch.finfo(total.dtype).tiny)
         torch._foreach_div_(gradients, count)
-        if self.config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._partly_frozen.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # now, so that evaluation has their memory
-        if self.average is not None:
-            self.average.update()
         return total[0] / count
 
     @torch.inference_mode()

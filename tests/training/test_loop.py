@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from tinynet import TINYNET
 
 from mlkit.data.labelfile import read_labels, write_labels
@@ -21,6 +22,7 @@ from mlkit.evaluation.thresholds import choose_thresholds
 from mlkit.inference.predictor import Predictor
 from mlkit.losses import LOSSES, masked_bce
 from mlkit.models.device import choose_device
+from mlkit.models.freezing import PartlyFrozen, features
 from mlkit.models.modelfile import load_model, save_model
 from mlkit.models.networks import build_model
 from mlkit.models.torchfile import load_torch, save_torch
@@ -29,6 +31,7 @@ from mlkit.training import loop as train_module
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import model_meta
 from mlkit.training.loop import split_dataset, train
+from mlkit.training.optim import penalty
 from mlkit.training.prior import estimate_prior
 
 CONFIG = TrainConfig(
@@ -256,6 +259,34 @@ def test_frozen_layers_stay_and_activations_computed_once_give_the_same_training
     assert {"conv1", "bn1"} <= same
     assert ("conv2" in same) == (freeze == "backbone")
     assert losses[0].iloc[-3:].mean() < losses[0].iloc[:3].mean()
+
+
+def test_lbfgs_solves_the_head_as_a_logistic_regression_on_the_known_cells(dataset, sample, backbone_weights):
+    config = replace(
+        CONFIG, weights=backbone_weights, freeze="backbone", optimizer="lbfgs", epochs=1, pos_weight="none", accumulate=2
+    )
+    run, _ = start("solved", config, dataset, sample)
+    network, _ = load_model(run / "model.pth")
+    train_rows = (run.read_table("split.csv").set_index("image").split[dataset.labels.index] == "train").to_numpy()
+    partly_frozen = PartlyFrozen(network, TINYNET, "backbone", choose_device("cpu", "fp32"))
+    inputs, targets = features(partly_frozen, dataset)[train_rows], dataset.targets.numpy()[train_rows]
+    strength = penalty(config, 1, torch.from_numpy(inputs))
+    for column, (weight, bias) in enumerate(zip(*partly_frozen.parameters(), strict=True)):
+        known = targets[:, column] >= 0
+        model = LogisticRegression(C=1 / (strength * (targets >= 0).sum()), tol=1e-8, max_iter=10_000)
+        model.fit(inputs[known], targets[known, column])
+        np.testing.assert_allclose(weight.detach().numpy(), model.coef_[0], rtol=0.02, atol=5e-3)
+        assert bias.item() == pytest.approx(model.intercept_[0], abs=5e-3)
+
+
+def test_lbfgs_goes_from_strong_penalties_to_weak_ones_and_keeps_the_best(dataset, sample, backbone_weights, goes_on):
+    config = replace(CONFIG, weights=backbone_weights, freeze="backbone", optimizer="lbfgs", epochs=5)
+    run, _ = start("solved", config, dataset, sample)
+    epochs, history = run.read_table("epochs.csv"), run.read_table("history.csv")
+    assert epochs.training_loss.is_monotonic_decreasing
+    assert len(history) == 5
+    assert run.read_json("metrics.json")["best_epoch"] == epochs.mAP.idxmax() + 1
+    goes_on(run, lambda: start("again", config, dataset, sample)[0])
 
 
 def test_augmented_training_differs_and_is_reproducible(dataset, sample):
@@ -526,6 +557,8 @@ def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset
         ({"label_smoothing": 0.9}, "at most 0.5"),
         ({"flip": 2.0}, "flip is 2.0; it must be at least 0 and at most 1"),
         ({"freeze": "backbone", "weights": "none"}, "frozen layers must have learned something"),
+        ({"optimizer": "lbfgs", "weights": "a.pth"}, "'lbfgs', which solves the head on features that stand still"),
+        ({"optimizer": "lbfgs", "weights": "a.pth", "freeze": "backbone", "flip": 0.5}, "leave augmentation"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"epochs": 1.5}, "epochs is 1.5; it must be a whole number"),
