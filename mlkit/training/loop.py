@@ -20,7 +20,7 @@ from mlkit.data.split import split_images
 from mlkit.errors import FailureError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.losses import get_loss, masked_bce
-from mlkit.models.device import Device, Stopwatch, choose_device, determinism, memory_errors
+from mlkit.models.device import Device, Stopwatch, choose_device, determinism, keep_freed_memory, memory_errors
 from mlkit.models.modelfile import load_model, save_model
 from mlkit.progress import bar, say
 from mlkit.runs import Run, Stopped
@@ -65,6 +65,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         say("trained before, read from the run")
         return Predictions.read(run).evaluate()
     device = choose_device(config.device, config.precision, config.image_size)
+    keep_freed_memory()
     with (
         run.claimed(),
         determinism(device.device, config.deterministic),

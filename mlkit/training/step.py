@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.losses import get_loss
 from mlkit.models.device import Device, largest_batch
 from mlkit.models.freezing import Activations, PartlyFrozen
-from mlkit.models.networks import build_model, place
+from mlkit.models.networks import build_model, compute_logits, folded, place
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
@@ -142,8 +143,12 @@ class TrainingStep:
     def evaluate(self, indices: np.ndarray) -> Tensor:
         """Float32 logits (len(indices), attributes) of images, on the CPU."""
         self.network.eval()
+        ask = self._forward
+        if not self._once:
+            network = place(folded(self.network), self.device)  # of the weights as they are now
+            ask = partial(compute_logits, network, device=self.device)
         order = np.split(indices, range(EVALUATION_BATCH, len(indices), EVALUATION_BATCH)) if len(indices) else []
-        parts = [self._forward(inputs).cpu() for _, inputs, _ in self.feed.batches(order)]
+        parts = [ask(inputs).cpu() for _, inputs, _ in self.feed.batches(order)]
         return torch.cat(parts) if parts else torch.empty(0, self.feed.targets.shape[1])
 
     def _prepared(self, pixels: Tensor, draws: Tensor, share: float, partners: Tensor) -> Tensor:

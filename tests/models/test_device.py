@@ -1,5 +1,8 @@
 """What the hardware is asked for, and what fits."""
 
+import platform
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 
 from mlkit.errors import MlkitError, ParameterError
 from mlkit.models import device as device_module
-from mlkit.models.device import Stopwatch, choose_device, determinism, largest_batch, memory_errors
+from mlkit.models.device import Stopwatch, choose_device, determinism, keep_freed_memory, largest_batch, memory_errors
 
 
 def test_precision_and_its_reason_are_said(monkeypatch):
@@ -87,3 +90,22 @@ def test_tiny_images_are_never_computed_in_bf16_unless_asked(monkeypatch):
     assert choose_device("cpu", "auto", 16).dtype is None
     assert choose_device("cpu", "bf16", 16).dtype == torch.bfloat16
     assert choose_device("cpu", "auto", 32).dtype == choose_device("cpu").dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    code = (
+        "import resource, sys, torch; from mlkit.models.device import keep_freed_memory\n"
+        "assert sys.argv[1] == 'off' or keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "before = faults()\n"
+        "for _ in range(20): torch.ones(2**24)\n"
+        "print(faults() - before)"
+    )
+    faults = [int(subprocess.check_output([sys.executable, "-c", code, way], text=True)) for way in ("on", "off")]
+    assert faults[0] < faults[1] / 4
+
+
+def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert not keep_freed_memory()
