@@ -1,4 +1,4 @@
-"""What the machine is and can do at all: its name, its matrix product, its pace; and how a call is timed."""
+"""What the machine is and can do at all: its name, its matrix product, its memory, its pace; and how a call is timed."""
 
 import platform
 import statistics
@@ -13,6 +13,7 @@ from mlkit.models.device import Device
 from mlkit.models.networks import build_model
 
 _LONG = 0.5  # seconds of five matrix products; what is as slow at a small size gains nothing by a larger one
+_ELEMENTS = 2**26  # of arrays that no cache holds, in float32 256 MB each
 LATENCIES = 5  # predictions of one image in each turn
 
 
@@ -63,6 +64,20 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> float:
                 break
     finally:
         torch.set_float32_matmul_precision(before)
+    return max(speeds)
+
+
+def memory_traffic(device: torch.device) -> float:
+    """GB/s that are read and written by the faster of a copy and an addition of arrays that no cache holds, on all cores."""
+    a, b, c = (torch.ones(_ELEMENTS, device=device) for _ in range(3))
+    calls: list[tuple[int, Callable[[], object]]] = [(2, lambda: c.copy_(a)), (3, lambda: torch.add(a, b, out=c))]
+    speeds = []
+    for arrays, call in 3 * calls:
+        synchronise(device)
+        started = time.perf_counter()
+        call()
+        synchronise(device)
+        speeds.append(arrays * a.nbytes / (time.perf_counter() - started) / 1e9)
     return max(speeds)
 
 

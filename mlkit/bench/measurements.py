@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.bench.footprint import wall_seconds
-from mlkit.bench.machine import latency_ms, matrix_product, synchronise
+from mlkit.bench.machine import latency_ms, matrix_product, memory_traffic, synchronise
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.cache import cores
 from mlkit.data.dataset import batches
@@ -84,11 +84,14 @@ class Measurements:
         self.bare = place(self._network(), device).train()
         fused = device.device.type in ("cpu", "cuda")
         self.bare_optimizer = torch.optim.Adam(self.bare.parameters(), lr=config.learning_rate, fused=fused)
-        self.gflop = self._count_gflop()
+        self.gflop, self.gbyte = self._count_gflop(), self._count_gbyte()
         self._warm_up()
 
-    def gemm(self) -> dict[str, float]:
-        """Speed of the matrix product, and the images per second that it would allow; in bf16 if native or asked for."""
+    def limits(self) -> dict[str, float]:
+        """Speed of the matrix product, in bf16 too if native or asked for, and of the memory; the images/s that they allow.
+
+        The floor of a step's time is the larger of both (the roofline, Williams, Waterman & Patterson 2009).
+        """
         figures: dict[str, float] = {}
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             if f"gemm_{name}_gflop_per_s" in self.left_out:
@@ -96,7 +99,11 @@ class Measurements:
             speed = matrix_product(self.device.device, dtype)
             figures |= {f"gemm_{name}_gflop_per_s": speed, f"gemm_bound_{name}_img_per_s": speed / self.gflop}
         chosen = "bf16" if self.dtype else "fp32"
-        return figures | {"gemm_bound_img_per_s": figures[f"gemm_bound_{chosen}_img_per_s"]}
+        figures["gemm_bound_img_per_s"] = figures[f"gemm_bound_{chosen}_img_per_s"]
+        figures["memory_gb_per_s"] = memory_traffic(self.device.device)
+        figures["memory_bound_img_per_s"] = figures["memory_gb_per_s"] / self.gbyte
+        bounds = figures["gemm_bound_img_per_s"], figures["memory_bound_img_per_s"]
+        return figures | {"floor_img_per_s": min(bounds)}
 
     def plain_serial(self) -> dict[str, float]:
         """One epoch of the plain loop that decodes in its own process."""
@@ -180,6 +187,8 @@ class Measurements:
         with self._timed() as pass_seconds, torch.inference_mode():
             for chosen in np.array_split(everything, -(-len(everything) // 64)):
                 compute_logits(network, self.dataset.batch(chosen)[0], self.device).cpu()
+        for kept in self.work.rglob("features-*"):  # of the turn before
+            kept.unlink()
         config = replace(self.config, freeze="backbone", weights=str(self.model_file), epochs=10)
         with redirected(self.work / "first"), self._timed() as seconds:
             train(self.dataset, config, Run.create("frozen", {}, self.dataset.fingerprint, overwrite=True))
@@ -241,6 +250,25 @@ class Measurements:
         with FlopCounterMode(display=False) as counter:
             self._network()(torch.randn(images, 3, self.config.image_size, self.config.image_size)).sum().backward()
         return float(counter.get_total_flops()) / images / 1e9
+
+    def _count_gbyte(self) -> float:
+        """The fewest bytes that a step must move for an image, in 10^9, were no cache to hold anything.
+
+        The outputs of convolutions and linear layers, with which all else can be fused, are written and read once, and so
+        are their gradients, in the step's precision. The weights are read once, and updated in float32 with their gradients
+        and the two moments of Adam, for a batch.
+        """
+        outputs: list[int] = []
+        network = self._network().eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.numel()))
+        with torch.no_grad():
+            network(torch.zeros(1, 3, self.config.image_size, self.config.image_size))
+        element = 2 if self.dtype == torch.bfloat16 else 4
+        weights = sum(parameter.numel() for parameter in network.parameters())
+        update = 2 * 4 * 4  # weight, gradient, two moments: each read and written in float32
+        return float(4 * element * sum(outputs) + weights * (element + update) / int(self.config.batch_size)) / 1e9
 
     def _seconds_per_image(self, history: pd.DataFrame) -> float:
         """From the clock of the training's own history: validation and the writing of files are not in it."""

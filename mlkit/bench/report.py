@@ -24,6 +24,7 @@ class _Row:
 
 def _rows(config: BenchConfig) -> list[_Row]:
     plain, step = {"plain": "plain_img_per_s"}, {"pure step": "step_img_per_s"}
+    limits = {"GEMM bound": "gemm_bound_img_per_s", "floor": "floor_img_per_s"}
     decode, predict = {"plain": "plain_decode_img_per_s"}, {"plain": "plain_predict_img_per_s"}
     file = f"label file of {ROWS:,} x {ATTRIBUTES}" + (f", from 1/{parts(config)} of it" if parts(config) > 1 else "")
     small, large = config.cache_count // 10, config.cache_count
@@ -33,9 +34,12 @@ def _rows(config: BenchConfig) -> list[_Row]:
         _Row("plain_img_per_s", "training: plain loop, the better of the two"),
         _Row("mlkit_first_epoch_img_per_s", "training: mlkit, first epoch with the decode", ratios=plain | step),
         _Row("mlkit_img_per_s", "training: mlkit, later epochs", ratios=plain | step),
-        _Row("step_img_per_s", "training: pure step, data in place", ratios=plain | {"GEMM bound": "gemm_bound_img_per_s"}),
+        _Row("step_img_per_s", "training: pure step, data in place", ratios=plain | limits),
+        _Row("floor_img_per_s", "training: floor, the lower of the bounds", ratios=plain),
         _Row("gemm_bound_fp32_img_per_s", "training: GEMM bound, fp32", ratios=plain),
         _Row("gemm_bound_bf16_img_per_s", "training: GEMM bound, bf16", ratios=plain),
+        _Row("memory_bound_img_per_s", "training: memory bound", ratios=plain),
+        _Row("memory_gb_per_s", "memory traffic, copy or add", "GB/s"),
         _Row("gemm_fp32_gflop_per_s", "matrix product, fp32", "GFLOP/s"),
         _Row("gemm_bf16_gflop_per_s", "matrix product, bf16", "GFLOP/s"),
         _Row("plain_decode_img_per_s", "decode and resize, one core: plain"),
@@ -100,7 +104,7 @@ def describe(figures: Mapping[str, Any]) -> str:
             f"device:   {figures['device']}",
             f"versions: {', '.join(f'{name} {number}' for name, number in figures['versions'].items())}",
             f"network:  {config['backbone']}, {config['image_size']} px, batches of {config['batch_size']}, "
-            f"{figures['gflop_per_img']:.3g} GFLOP an image (forward and backward)",
+            f"{figures['gflop_per_img']:.3g} GFLOP and {1000 * figures['gbyte_per_img']:.3g} MB at least for an image",
             f"data:     {figures['data']}",
             f"repeats:  {figures['turns']}, interleaved; {figures['minutes']:.1f} minutes",
             f"load:     {_load(figures)}",

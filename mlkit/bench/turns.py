@@ -65,6 +65,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     return {
         **medians(taken.samples, config),
         "gflop_per_img": bench.gflop,
+        "gbyte_per_img": bench.gbyte,
         "left_out": bench.left_out,
         "machine": {"processor": processor(), "cores": cores(), "system": platform.platform(terse=True)},
         "load": beside,
@@ -97,7 +98,7 @@ class _Taken:
 def _take_turns(config: BenchConfig, bench: Measurements, started: float) -> tuple[_Taken, int]:
     """All measurements, as often as asked for or as the time allows, and how often that was."""
     # the plain loop before and after mlkit, the pure step right after
-    turn = [bench.gemm, bench.plain_serial, bench.mlkit, bench.plain_workers, bench.step]
+    turn = [bench.limits, bench.plain_serial, bench.mlkit, bench.plain_workers, bench.step]
     turn += [bench.decode, bench.predict, bench.frozen, bench.start]
     turns, longest, last = 0, 0.0, started + SHARE * 60 * config.minutes
     with bar(unit="measurement") as progress:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mlkit import bench
 from mlkit.bench import BenchConfig, footprint, inference, load, machine, measure, measurements, plots, reading, turns
@@ -43,6 +44,10 @@ KEYS = {
     "gemm_bound_fp32_img_per_s",
     "gemm_bound_img_per_s",
     "gflop_per_img",
+    "gbyte_per_img",
+    "memory_gb_per_s",
+    "memory_bound_img_per_s",
+    "floor_img_per_s",
     "plain_decode_img_per_s",
     "cache_decode_img_per_s",
     "cache_build_img_per_s",
@@ -111,6 +116,7 @@ def measured(tmp_path_factory):
         patch.setattr(footprint, "_call", call)
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
         patch.setattr(machine, "_LONG", 0.0)
+        patch.setattr(machine, "_ELEMENTS", 2**16)
         patch.setattr(measurements, "SEARCHED", 200)
         patch.setattr(measurements, "FRAMES", 50)
         patch.setattr(reading, "ROWS", 200)
@@ -140,7 +146,7 @@ def test_plain_is_the_better_of_its_two_ways_to_load(measured):
 def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
     figures, printed = measured
     table = bench.table(figures)
-    assert len(table) == len(KEYS | LEFT_OUT) - 2  # the bound that was chosen is one of two; FLOPs stand above
+    assert len(table) == len(KEYS | LEFT_OUT) - 3  # the bound that was chosen is one of two; FLOPs and bytes stand above
     for text in (*table.index, "machine:", "float32, channels_last", "x plain"):
         assert text in printed
     assert f"torch {version('torch')}" in printed
@@ -184,7 +190,7 @@ def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, ex
     monkeypatch.setattr(measurements, "matrix_product", lambda device, dtype: 7.0)
     config = TrainConfig(image_size=16, backbone="shufflenet_v2_x0_5", weights="none", batch_size=2, test_fraction=0)
     device = Device(torch.device("cpu"), asked, "as asked")
-    taken = measurements.Measurements(tmp_path / "images", tmp_path / "labels.csv", config, device, tmp_path).gemm()
+    taken = measurements.Measurements(tmp_path / "images", tmp_path / "labels.csv", config, device, tmp_path).limits()
     assert sum(name.endswith("gflop_per_s") for name in taken) == expected
 
 
@@ -195,6 +201,24 @@ def test_flops_are_those_of_the_network(measured):
     assert measurements.Measurements._count_gflop(network) == pytest.approx(expected, rel=0.05)
     figures, _ = measured
     assert figures["gemm_bound_fp32_img_per_s"] > figures["plain_img_per_s"]
+
+
+def test_bytes_are_those_of_the_layers_outputs_and_weights():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2))
+    for dtype, element in ((None, 4), (torch.bfloat16, 2)):
+        config = TrainConfig(image_size=8, batch_size=16)
+        bench = SimpleNamespace(_network=lambda: network, config=config, dtype=dtype)
+        weights = 4 * 3 * 9 + 4 + 8 + 4 * 64 * 2 + 2
+        expected = 4 * element * (4 * 64 + 2) + weights * (element + 32) / 16
+        assert measurements.Measurements._count_gbyte(bench) * 1e9 == pytest.approx(expected)
+
+
+def test_the_floor_is_the_lower_of_both_bounds(measured):
+    figures, _ = measured
+    low, high = (f(figures["gemm_bound_img_per_s"], figures["memory_bound_img_per_s"]) for f in (min, max))
+    assert low / 2 <= figures["floor_img_per_s"] <= high  # medians over the turns
+    assert figures["memory_bound_img_per_s"] == pytest.approx(figures["memory_gb_per_s"] / figures["gbyte_per_img"])
+    assert "step_img_per_s/floor_img_per_s" in figures["ratios"]
 
 
 @pytest.mark.parametrize(("pace", "count"), [(1.0, 96), (0.05, 106), (0.001, 128)])
