@@ -11,12 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from mlkit.curation.review import Review
-from mlkit.data.answers import merge, votes
+from mlkit.data.answers import UNDO, here, merge, votes
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError
 from mlkit.evaluation.intervals import AP, MEAN, Jackknife, variance
 from mlkit.evaluation.metrics import ENOUGH
-from mlkit.evaluation.predictions import Predictions, in_common
+from mlkit.evaluation.predictions import Predictions, shared_targets
 from mlkit.progress import bar
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
@@ -34,7 +34,7 @@ class Gain:
         curve: the mAP by how many answers were used, in the order in which they came; columns answers, difference, low,
             high (to no answers), more, more_low, more_high (to the row before).
         answers: that were used.
-        hours: that people took for them; NaN where nobody knows.
+        hours: that people took for them; NaN where that is not known of all, as of those in a sheet.
         seeds: trainings of each kind.
         judged_on: which images judge.
     """
@@ -85,13 +85,14 @@ def gain(review: Review, seeds: int = 3, points: int = 3) -> Gain:
         raise ParameterError(
             f"seeds is {seeds}, points {points}; take at least 2 seeds, whose spread is looked at, and 1 point"
         )
-    answers = review.file.read()
+    answers = review.answers()
+    answers = answers[here(answers, review.dataset.labels)]
     cells = votes(answers)
     table = merge(review.dataset.labels, answers, review.dataset.digests)
     moved = (table.fillna(-1) != review.dataset.labels.fillna(-1)).sum()
     if not moved.sum():
         raise ParameterError(f"{review.file.path.name} has no answer yet that fills or changes a cell of {review.run}")
-    cuts = [round(len(answers) * part / points) for part in range(points + 1)]
+    cuts = sorted({round(len(answers) * part / points) for part in range(points + 1)})
     recipe = Recipe.of(review.run.config()["parameters"])
     configs = [replace(recipe.config, seed=recipe.config.seed + number) for number in range(seeds)]
     predicted: dict[int, list[Predictions]] = {cut: [] for cut in cuts}
@@ -101,7 +102,9 @@ def gain(review: Review, seeds: int = 3, points: int = 3) -> Gain:
             for config in configs:
                 predicted[cut].append(_trained(review, recipe, config, dataset, cut))
                 progress.update()
-    none, *more = ([judged(one, predicted[cuts[-1]][0]) for one in predicted[cut]] for cut in cuts)
+    # all by the labels with all answers, on the attributes that all have learned: a mean over others would be another figure
+    targets = shared_targets([*predicted[cuts[-1]], *(one for cut in cuts for one in predicted[cut])])
+    none, *more = ([replace(one, targets=targets) for one in predicted[cut]] for cut in cuts)
     steps = [difference(some, none) for some in more]
     further = [difference(some, before) for some, before in zip(more, [none, *more], strict=False)]
     curve = pd.DataFrame(
@@ -114,14 +117,8 @@ def gain(review: Review, seeds: int = 3, points: int = 3) -> Gain:
     )
     each = steps[-1]
     each.insert(0, "answers", [*moved.reindex(each.index.drop(MEAN)), moved.sum()])
-    hours = answers.seconds.sum(min_count=1) / 3600
+    hours = answers.seconds[answers.answer != UNDO].sum(skipna=False) / 3600
     return Gain(each, curve, _count(cells), float(hours), seeds, none[0].split)
-
-
-def judged(one: Predictions, labels: Predictions) -> Predictions:
-    """A run's predictions with the labels of another, so that answers to judging cells count for both."""
-    _, two, _ = in_common(labels, one)
-    return two
 
 
 def difference(first: Sequence[Predictions], second: Sequence[Predictions], level: float = 0.95) -> pd.DataFrame:

@@ -12,15 +12,17 @@ from mlkit.curation.label_errors import suspicion
 from mlkit.curation.orders import DEFAULT_ORDER, NEEDS, Pool, ask
 from mlkit.curation.panel import Pictures
 from mlkit.curation.session import Session
-from mlkit.data.answers import CODES, WORDS, AnswerFile, merge, votes
+from mlkit.data.answers import CODES, WORDS, AnswerFile, merge, same_picture, votes
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.duplicates import disputed, duplicate_groups
 from mlkit.data.images import load_image
 from mlkit.data.labels import label_counts, to_codes
+from mlkit.errors import ParameterError
 from mlkit.evaluation.calibration import sigmoid
 from mlkit.files import resolve
 from mlkit.inference.neighbours import Features, Neighbours
 from mlkit.inference.predictor import Predictor
+from mlkit.progress import listed
 from mlkit.runs import Run, outputs_root
 from mlkit.training.recipe import Recipe
 
@@ -66,6 +68,11 @@ class Review:
         """What the model sees of the images."""
         return Features(self.predictor)
 
+    def answers(self) -> pd.DataFrame:
+        """The answers so far, see `AnswerFile.read`, but for those to other pictures that had the names of these."""
+        table = self.file.read()
+        return table[same_picture(table, self.dataset.digests)]
+
     @property
     def labels(self) -> pd.DataFrame:
         """The label table with the answers so far."""
@@ -77,11 +84,19 @@ class Review:
         Args:
             fill_test: those of test images too. What people answer there changes the judge: figures of before and after are
                 of other labels, so that the gain of answers cannot be told from them.
+
+        Raises:
+            ParameterError: if all images are test images, as those of folds together.
         """
-        cells = votes(self.file.read())
+        cells = votes(self.answers())
         closed = self._at(cells.index[cells.closed.astype(bool)])
         split = self.run.read_table("predictions.csv" if self.run.members else "split.csv")
         judging = self.dataset.labels.index.isin(split.image[split.split == "test"])
+        if judging.all() and not fill_test:
+            raise ParameterError(
+                f"all images of {self.run} judge it, in one of its folds: give one of its members "
+                f"({listed(self.run.members)}), or ask about test images too (fill_test)"
+            )
         allowed = np.logical_or(fill_test, ~judging)
         result: np.ndarray = ~closed & allowed[:, None]
         return result
@@ -105,9 +120,11 @@ class Review:
             yes, no, NA), digest (of the image file).
 
         Raises:
-            ParameterError: as for `orders.ask`.
+            ParameterError: as for `orders.ask` and `open_cells`, and if the count is below 1.
         """
-        cells = votes(self.file.read())
+        if count < 1:
+            raise ParameterError(f"count is {count}; ask at least 1 question")
+        cells = votes(self.answers())
         disagreed = self._at(cells.index[(cells.people > 0) & ~cells.closed.astype(bool)])
         skipped = self._at(cells.index[cells.skips > 0])
         labels, open_cells = self.labels, self.open_cells(fill_test)
@@ -142,14 +159,14 @@ class Review:
 
     def summary(self, fill_test: bool = False) -> pd.DataFrame:
         """Cells by attribute: yes, no, unknown (answers included), open (unknown ones that may be asked), answered."""
-        labels, cells = self.labels, votes(self.file.read())
+        labels, cells = self.labels, votes(self.answers())
         answered = self._at(cells.index[cells.people > 0]).sum(axis=0)
         table = label_counts(labels).rename(columns={"positives": "yes", "negatives": "no"})[["yes", "no", "unknown"]]
         return table.assign(open=self.unknown(fill_test).sum(axis=0), answered=answered)
 
     def answered(self) -> pd.DataFrame:
         """What people said, by person: cells by answer, those on which others disagree, the median seconds of an answer."""
-        table = self.file.read()
+        table = self.answers()
         cells = votes(table)
         disputed = cells.index[(cells.people > 0) & ~cells.closed.astype(bool)]
         last = table[table.answer.isin(CODES)].drop_duplicates(["who", "image", "attribute"], keep="last")

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock
 
@@ -190,6 +189,16 @@ def digests_of(folder: Path, answers: pd.DataFrame) -> dict[str, str]:
     return {image: digest(image) for image in answers.image.unique()}
 
 
+def here(answers: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
+    """Boolean, of each answer: the label table has its cell."""
+    return answers.image.isin(labels.index) & answers.attribute.isin(labels.columns)
+
+
+def same_picture(answers: pd.DataFrame, digests: "Mapping[str, str] | pd.Series") -> pd.Series:
+    """Boolean, of each answer: its image is the file that was shown, by its digest; image -> digest of the file now."""
+    return answers.image.map(dict(digests)) == answers.digest
+
+
 def merge(labels: pd.DataFrame, answers: pd.DataFrame, digests: "Mapping[str, str] | pd.Series") -> pd.DataFrame:
     """A label table with what people answered, in cells that were unknown and in those that were not.
 
@@ -201,25 +210,26 @@ def merge(labels: pd.DataFrame, answers: pd.DataFrame, digests: "Mapping[str, st
     Returns:
         A new table; `attrs["notes"]` says how many cells were filled and changed, and which answers were left out.
     """
-    table = votes(answers)
-    table = table[table.people > 0]
-    images = table.index.get_level_values(0)
-    rows = labels.index.get_indexer(images)
-    columns = labels.columns.get_indexer(table.index.get_level_values(1))
-    here = (rows >= 0) & (columns >= 0)
-    same = np.array([digests.get(image) == digest for image, digest in zip(images, table.digest, strict=True)], np.bool_)
-    used = here & same
+    there, same = here(answers, labels), same_picture(answers, digests)
+    table = _voted(answers[there & same])
+    rows, columns = (index.get_indexer(table.index.get_level_values(i)) for i, index in enumerate(labels.axes))
     before = to_codes(labels)
     codes = before.copy()
-    codes[rows[used], columns[used]] = table.code[used]
+    codes[rows, columns] = table.code
     merged = from_codes(codes, labels.index, labels.columns)
     filled, changed = int(((before < 0) & (codes >= 0)).sum()), int(((before >= 0) & (codes != before)).sum())
     notes = [f"answers of people: {filled} unknown cells filled, {changed} known cells changed"]
-    if tied := int((~table.closed[used]).sum()):
+    if tied := len(table) - int(table.closed.sum()):
         notes.append(f"people disagree about {tied} cells, which are unknown")
-    if other := int((here & ~same).sum()):
+    if other := len(_voted(answers[there & ~same])):
         notes.append(f"{other} answers left out: their images have been replaced by others")
-    if gone := int((~here).sum()):
+    if gone := len(_voted(answers[~there])):
         notes.append(f"{gone} answers left out: of images or attributes that are not among these labels")
     merged.attrs = {**labels.attrs, "notes": [*labels.attrs.get("notes", []), *answers.attrs.get("notes", []), *notes]}
     return merged
+
+
+def _voted(answers: pd.DataFrame) -> pd.DataFrame:
+    """Those of `votes` that somebody gave, and did not only skip."""
+    table = votes(answers)
+    return table[table.people > 0]

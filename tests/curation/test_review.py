@@ -222,3 +222,23 @@ def test_the_command_prints_and_takes_answers(review, tmp_path, capsys):
 
 def test_answers_lie_below_outputs_by_the_name_of_the_label_file(outputs):
     assert answers_of("photos/my labels.csv") == outputs / "review" / "my labels" / "answers.csv"
+
+
+def test_answers_to_other_pictures_of_the_same_names_close_no_cell(review):
+    queue = review.queue("random", 1)
+    row = queue.iloc[0]
+    review.file.append([Answer(row.image, row.attribute, "yes", who="ann", digest="of another picture")])
+    assert len(review.queue("random", 1000)) == review.unknown().sum()
+    assert review.unknown()[review.labels.index.get_loc(row.image), review.labels.columns.get_loc(row.attribute)]
+    assert review.answered().empty
+    assert review.summary().answered.sum() == 0
+
+
+def test_a_run_all_of_whose_images_judge_is_said_to_have_no_questions(review):
+    split = review.run.read_table("split.csv")
+    review.run.write_table("split.csv", split.assign(split="test"))
+    with pytest.raises(ParameterError, match=r"all images of .* judge it, .*: give one of its members"):
+        review.queue("random")
+    assert len(review.queue("random", 5, fill_test=True)) == 5
+    with pytest.raises(ParameterError, match="count is -3; ask at least 1 question"):
+        review.queue("random", -3, "image")
