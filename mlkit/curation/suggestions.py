@@ -63,7 +63,8 @@ def suggest(review: Review, level: float = 0.95, by: str = MAKERS[0]) -> Suggest
 
     It is certified on the known cells of the validation images. The stack learns from these too, since of training images
     the network knows the answers; so each validation image is judged by a stack of the other folds, and that of all of them
-    fills the open cells.
+    fills the open cells. The guarantee is for cells that are unknown at random: whether a yes is left open more often than a
+    no, only complete labels tell; what goes with anything else is found by `not_at_random`, and nothing is suggested there.
 
     Args:
         review: of a finished run.
