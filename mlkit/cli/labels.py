@@ -121,10 +121,11 @@ def convert(options: argparse.Namespace) -> int:
 
 def apply(options: argparse.Namespace) -> int:
     """Write a label file with what people answered; the old one stays as it is."""
-    from mlkit.data.answers import AnswerFile, digests_of, merge
+    from mlkit.data.answers import AnswerFile, digests_of, here, merge
     from mlkit.data.formats import write_other
     from mlkit.errors import LabelError
     from mlkit.files import resolve, shown
+    from mlkit.progress import listed
 
     out, source, answers = new_path(options.out), _source(options), AnswerFile(typed_path(options.answers)).read()
     if answers.empty:
@@ -133,6 +134,11 @@ def apply(options: argparse.Namespace) -> int:
         raise LabelError("give --images: an answer counts for the picture that was shown, and not for another of its name")
     file = source.read().check()
     labels = file.labels.set_axis(source.files_of(file)).rename_axis("image")
+    if not here(answers, labels).any():
+        raise LabelError(
+            f"{shown(typed_path(options.answers))}: no answer is of an image and attribute of {options.file} "
+            f"({listed(labels.columns, 4)}; {listed(labels.index, 2)}): check -p attributes, extension and match"
+        )
     merged = merge(labels, answers, digests_of(resolve(source.images), answers))
     write_other(merged, out)
     print(*merged.attrs["notes"], _summary(out, merged), sep="\n")

@@ -242,3 +242,12 @@ def test_a_run_all_of_whose_images_judge_is_said_to_have_no_questions(review):
     assert len(review.queue("random", 5, fill_test=True)) == 5
     with pytest.raises(ParameterError, match="count is -3; ask at least 1 question"):
         review.queue("random", -3, "image")
+
+
+def test_answers_of_no_cell_of_a_label_file_are_refused(review, tmp_path, capsys):
+    review.file.append([Answer("other.jpg", "red", "yes")])
+    images, labels = (str(review.run.config()["parameters"][name]) for name in ("images", "labels"))
+    given = ["--images", images, "--answers", str(review.file.path), "--out", str(tmp_path / "new.csv")]
+    assert main(["labels", "apply", labels, *given]) == 2
+    assert "no answer is of an image and attribute of" in capsys.readouterr().err
+    assert not (tmp_path / "new.csv").exists()
