@@ -155,9 +155,10 @@ def _trained(review: Review, recipe: Recipe, config: TrainConfig, dataset: Multi
     source = {"answers": str(review.file.path) if cut else "", "suggestions": ""}
     parameters = asdict(recipe.source) | source | asdict(config)
     run = Run(folder)
-    if not (run.finished and not run.differences(parameters, dataset.fingerprint)):
+    other = bool(run.id and run.differences(parameters, dataset.fingerprint))
+    if other or not run.finished:
         with redirect_stdout(io.StringIO()):  # a dozen trainings would say the same
-            train(dataset, config, Run.create(folder, parameters, dataset.fingerprint, overwrite=True))
+            train(dataset, config, Run.create(folder, parameters, dataset.fingerprint, other))
         (folder / "model.pth").unlink()
     return Predictions.read(run)
 
