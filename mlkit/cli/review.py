@@ -15,7 +15,8 @@ def add_to(commands: Any) -> None:
     run.add_argument("run", metavar="RUN", help="finished run whose model chooses and whose data is asked about")
     run.add_argument("--answers", metavar="FILE", default="", help="default: outputs/review/LABELS/answers.csv")
     chosen = argparse.ArgumentParser(add_help=False)
-    chosen.add_argument("--order", default="", help="what comes first; a wrong one lists all")
+    orders = "uncertain, balanced (default), disagreement, rare, representative, random or errors"
+    chosen.add_argument("--order", default="", metavar="ORDER", help=f"what comes first: {orders}")
     chosen.add_argument("--by", default="cell", help="cell: one question, many images; image: all open cells of one at once")
     chosen.add_argument("--count", type=int, default=200, help="questions")
     chosen.add_argument("--fill-test", action="store_true", help="ask about test images too, which changes the judge")
@@ -45,7 +46,7 @@ def queue(options: argparse.Namespace) -> int:
     review, order = _review(options)
     table = review.queue(order, options.count, options.by, options.fill_test)
     print(table.drop(columns="digest").round(3).to_string())
-    print(f"{len(table)} of {int((review.unknown(options.fill_test)).sum())} open cells, by {order}")
+    print(f"{len(table)} questions by {order}; {int(review.unknown(options.fill_test).sum())} unknown cells are open")
     return 0
 
 
@@ -68,8 +69,10 @@ def read(options: argparse.Namespace) -> int:
     from mlkit.files import shown
 
     review, _ = _review(options)
-    taken, there = read_sheet(review, typed_path(options.sheet))
+    taken, there, others = read_sheet(review, typed_path(options.sheet))
     print(f"{taken} answers kept in {shown(review.file.path)}, {there} were there already")
+    if others:
+        print(f"{others} images left out: {review.run} has none of their names")
     return 0
 
 

@@ -23,6 +23,8 @@ from mlkit.training.config import TrainConfig
 from mlkit.training.loop import train
 from mlkit.training.recipe import Recipe
 
+_BREAK = 120.0  # seconds; an answer that took longer was interrupted, and counts as so long
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -34,7 +36,7 @@ class Gain:
         curve: the mAP by how many answers were used, in the order in which they came; columns answers, difference, low,
             high (to no answers), more, more_low, more_high (to the row before).
         answers: that were used.
-        hours: that people took for them; NaN where that is not known of all, as of those in a sheet.
+        hours: that people took for them, breaks left out; NaN where that is not known of all, as of those in a sheet.
         seeds: trainings of each kind.
         judged_on: which images judge.
     """
@@ -117,7 +119,7 @@ def gain(review: Review, seeds: int = 3, points: int = 3) -> Gain:
     )
     each = steps[-1]
     each.insert(0, "answers", [*moved.reindex(each.index.drop(MEAN)), moved.sum()])
-    hours = answers.seconds[answers.answer != UNDO].sum(skipna=False) / 3600
+    hours = answers.seconds[answers.answer != UNDO].clip(upper=_BREAK).sum(skipna=False) / 3600
     return Gain(each, curve, _count(cells), float(hours), seeds, none[0].split)
 
 

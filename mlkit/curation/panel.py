@@ -61,9 +61,10 @@ class _Asker:
         try:
             if message["do"] == "start":
                 self._sent.clear()
+                session.pass_over()
             elif message["do"] == "undo":
-                said = "Taken back." if session.place else ""
-                session.undo()
+                nothing = f"Nothing was answered here yet; what was before stands in {session.file}."
+                said = "Taken back." if session.undo() else nothing
             elif message["place"] == session.place:  # a key that was pressed before an error was told counts for nothing
                 session.answer(KEYS[message["key"]], float(message["seconds"]))
         except MlkitError as error:

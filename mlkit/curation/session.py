@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from mlkit.data.answers import SKIP, UNDO, Answer, AnswerFile
+from mlkit.data.answers import SKIP, UNDO, Answer, AnswerFile, votes
 
+KEYS = {"y": "yes", "n": "no", "s": SKIP, "u": "unclear"}  # beside z, which takes the last answer back
 _HOUR = 3600.0  # seconds
 
 
@@ -15,20 +16,18 @@ class Session:
     """A queue of questions, how far it is answered, and the file that answers go to.
 
     Attributes:
-        queue: one row a question, see `queue.queue`.
+        queue: one row a question, see `Review.queue`.
         file: of the answers.
         about: order and run that the questions come from, as `Answer` has them.
+        place: position in the queue of the question that is open; the queue's length where none is.
     """
 
     queue: pd.DataFrame
     file: AnswerFile
     about: dict[str, str]
-    _done: list[float] = field(default_factory=list)  # when each of the first questions was answered, in order
-
-    @property
-    def place(self) -> int:
-        """Position in the queue of the question that is open; the queue's length where all are answered."""
-        return len(self._done)
+    place: int = 0
+    _done: list[tuple[int, float]] = field(default_factory=list)  # place of each question that was answered here, and when
+    _size: int = -1  # of the file after the last look at it
 
     def answer(self, word: str, seconds: float) -> None:
         """Keep the answer to the open question, and go on to the next.
@@ -40,24 +39,44 @@ class Session:
         Raises:
             WriteError: if it cannot be kept; the question stays open.
         """
-        self.file.append([self._answer(self.place, word, seconds)])
-        self._done.append(time.monotonic())
+        self._append(self._answer(self.place, word, seconds))
+        self._done.append((self.place, time.monotonic()))
+        self.place += 1
+        self.pass_over()
 
-    def undo(self) -> None:
-        """Take the last answer back, and ask again; at the first question nothing happens.
+    def pass_over(self) -> None:
+        """Go on past the questions that other people have answered meanwhile."""
+        if self.file.size == self._size:
+            return
+        cells = votes(self.file.read())
+        closed = set(cells.index[cells.closed.astype(bool)])
+        self._size = self.file.size
+        while self.place < len(self.queue) and tuple(self.queue.iloc[self.place][["image", "attribute"]]) in closed:
+            self.place += 1
+
+    def undo(self) -> bool:
+        """Take the last answer of this session back, and ask again; whether there was one.
 
         Raises:
             WriteError: if that cannot be kept.
         """
-        if self._done:
-            self.file.append([self._answer(self.place - 1, UNDO)])
-            self._done.pop()
+        if not self._done:
+            return False
+        self._append(self._answer(self._done[-1][0], UNDO))
+        self.place, _ = self._done.pop()
+        return True
 
     def __str__(self) -> str:
         """Progress, for people."""
         now = time.monotonic()
-        hour = sum(now - when < _HOUR for when in self._done)
-        return f"{self.place} answered, {hour} in the last hour; {len(self.queue) - self.place} left of this queue"
+        hour = sum(now - when < _HOUR for _, when in self._done)
+        return f"{len(self._done)} answered, {hour} in the last hour; {len(self.queue) - self.place} left of this queue"
+
+    def _append(self, answer: Answer) -> None:
+        alone = self.file.size == self._size
+        self.file.append([answer])
+        if alone:  # what nobody else has written to need not be read
+            self._size = self.file.size
 
     def _answer(self, place: int, word: str, seconds: float = float("nan")) -> Answer:
         row = self.queue.iloc[place]

@@ -1,9 +1,7 @@
 """A queue as a table for a spreadsheet, or as tasks of Label Studio, and the answers out of it again."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +52,7 @@ def write_sheet(review: Review, queue: pd.DataFrame, order: str, path: str | Pat
     write_csv(path, table[["image", "attribute", "answer", "before", "path", "order", "run", "digest"]], index=False)
 
 
-def read_sheet(review: Review, path: str | Path, settings: Mapping[str, Any] | None = None) -> tuple[int, int]:
+def read_sheet(review: Review, path: str | Path) -> tuple[int, int, int]:
     """Take the answers of a sheet, or of what another tool made of it, over into the file of answers.
 
     An answer that is there already, by the same person, is not written again, so that a sheet can be read twice.
@@ -62,24 +60,24 @@ def read_sheet(review: Review, path: str | Path, settings: Mapping[str, Any] | N
     Args:
         review: the review.
         path: a sheet (.csv as a spreadsheet saves it), or a file of `data.formats`.
-        settings: of `Options`, for the latter.
 
     Returns:
-        How many answers were taken, and how many were there already.
+        How many answers were taken, how many were there already, and how many images of another tool's file are none of
+        these data: its project may hold more.
 
     Raises:
-        LabelError: naming the line, for what is no answer, or no cell of these data.
+        LabelError: naming the line of a sheet, for what is no answer, or no cell of these data.
     """
     path = resolve(path)
     header = set(TableFile(path).header) if path.suffix.lower() in (".csv", ".tsv") else set()
-    answers = _of_table(review, path) if header >= _COLUMNS else _of_labels(review, path, settings or {})
+    answers, others = (_of_table(review, path), 0) if header >= _COLUMNS else _of_labels(review, path)
     said = review.file.read()
     mine = said[said.who == me()].drop_duplicates(["image", "attribute"], keep="last")
     there = dict(zip(zip(mine.image, mine.attribute, strict=True), mine.answer, strict=True))
     new = [answer for answer in answers if there.get((answer.image, answer.attribute)) != answer.answer]
     if new:
         review.file.append(new)
-    return len(new), len(answers) - len(new)
+    return len(new), len(answers) - len(new), others
 
 
 def _of_table(review: Review, path: Path) -> list[Answer]:
@@ -100,15 +98,17 @@ def _of_table(review: Review, path: Path) -> list[Answer]:
     return answers
 
 
-def _of_labels(review: Review, path: Path, settings: Mapping[str, Any]) -> list[Answer]:
-    """What a label file in any format says of cells that the labels, with the answers so far, do not say."""
-    labels, current = read_other(path, Options(**settings)), review.labels
+def _of_labels(review: Review, path: Path) -> tuple[list[Answer], int]:
+    """What a label file of any format says of cells that labels and answers so far do not say; and images left out."""
+    labels, current = read_other(path, Options()), review.labels
+    here = labels.index.isin(current.index)
+    labels, others = labels[here], int((~here).sum())
     both = [name for name in labels.columns if name in current.columns]
     if not both:
         raise LabelError(f"{shown(path)}: none of its attributes is one of {review.run} ({listed(current.columns)})")
     codes, there = to_codes(labels[both]), to_codes(current[both].reindex(labels.index))
     cells, rows = _Cells(review), np.argwhere((codes >= 0) & (codes != there))
-    return [cells.answer(labels.index[i], both[j], WORDS[int(codes[i, j])], shown(path)) for i, j in rows]
+    return [cells.answer(labels.index[i], both[j], WORDS[int(codes[i, j])], shown(path)) for i, j in rows], others
 
 
 class _Cells:

@@ -81,6 +81,11 @@ class AnswerFile:
     def __str__(self) -> str:
         return shown(self.path)
 
+    @property
+    def size(self) -> int:
+        """Bytes; 0 where there is no file yet."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def append(self, answers: Sequence[Answer]) -> None:
         """Write answers, and wait until they are on the disk.
 
@@ -94,6 +99,8 @@ class AnswerFile:
             with FileLock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("a+b", buffering=0) as file:
                 file.write((self._beginning(file) + lines).encode())
                 os.fsync(file.fileno())
+        except NotImplementedError:  # of filelock
+            raise WriteError(f"{shown(self.path)}: its file system locks no files; name another place for answers") from None
         except OSError as error:
             raise WriteError(f"{shown(self.path)}: the answer was not kept ({reason(error)})") from error
 
@@ -136,7 +143,10 @@ class AnswerFile:
         # line by line, so that a quote which a cut left open swallows nothing: no name of an image or attribute has a break
         lines = enumerate(text.replace("\r\n", "\n").split("\n"), 1)
         if next(csv.reader([next(lines, (1, ""))[1]]), []) != COLUMNS:
-            raise LabelError(f"{shown(self.path)}, line 1: no file of answers; it must begin with {','.join(COLUMNS)}")
+            raise LabelError(
+                f"{shown(self.path)}, line 1: no file of answers; it must begin with {','.join(COLUMNS)}"
+                " (where a spreadsheet saved it: save it with commas)"
+            )
         for number, line in lines:
             if line.strip():
                 yield number, next(csv.reader([line]), [])

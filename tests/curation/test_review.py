@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -164,8 +165,8 @@ def test_a_sheet_comes_back_from_a_spreadsheet(review, tmp_path):
     queue, path = review.queue("random", 6), tmp_path / "review.csv"
     write_sheet(review, queue, "random", path)
     filled(path, ["yes", "NO", "1", "0", "unclear", ""])
-    assert read_sheet(review, path) == (5, 0)
-    assert read_sheet(review, path) == (0, 5)
+    assert read_sheet(review, path) == (5, 0, 0)
+    assert read_sheet(review, path) == (0, 5, 0)
     table = review.file.read()
     assert table.answer.tolist() == ["yes", "no", "yes", "no", "unclear"]
     assert table.order.unique().tolist() == ["random"]
@@ -193,12 +194,12 @@ def test_a_sheet_with_another_word_or_cell_is_refused_by_its_line(review, tmp_pa
 def test_label_studio_asks_and_answers(review, tmp_path):
     queue, path = review.queue("random", 4), tmp_path / "tasks.json"
     write_sheet(review, queue, "random", path)
-    assert read_sheet(review, path) == (0, 0)
+    assert read_sheet(review, path) == (0, 0, 0)
     row = queue.iloc[0]
     labels = review.labels.loc[[row.image]].copy()
     labels.loc[row.image, row.attribute] = 1
     write_other(labels, tmp_path / "export.json")
-    assert read_sheet(review, tmp_path / "export.json") == (1, 0)
+    assert read_sheet(review, tmp_path / "export.json") == (1, 0, 0)
     assert review.file.read().iloc[0][["image", "attribute", "answer", "before"]].tolist() == [
         row.image,
         row.attribute,
@@ -209,7 +210,7 @@ def test_label_studio_asks_and_answers(review, tmp_path):
 
 def test_the_command_prints_and_takes_answers(review, tmp_path, capsys):
     assert main(["review", "queue", "small", "--count", "3", "--order", "random"]) == 0
-    assert "3 of " in capsys.readouterr().out
+    assert "3 questions by random; " in capsys.readouterr().out
     out = str(tmp_path / "r.csv")
     assert main(["review", "sheet", "small", "--count", "3", "--out", out]) == 0
     filled(tmp_path / "r.csv", ["yes", "no", "no"])
@@ -251,3 +252,30 @@ def test_answers_of_no_cell_of_a_label_file_are_refused(review, tmp_path, capsys
     assert main(["labels", "apply", labels, *given]) == 2
     assert "no answer is of an image and attribute of" in capsys.readouterr().err
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_tasks_of_other_pictures_are_left_out_and_counted(review, tmp_path):
+    labels = review.labels.iloc[[0]].set_axis(["elsewhere.jpg"])
+    write_other(labels, tmp_path / "export.json")
+    assert read_sheet(review, tmp_path / "export.json") == (0, 0, 1)
+
+
+def test_what_another_person_answers_meanwhile_is_passed_over(review):
+    front = Front(review, 6)
+    other = review.session(front.session.queue, "random")
+    for _ in range(3):
+        other.answer("yes", 1.0)
+    front.press("y")  # of the first, which was open here
+    assert front.told["place"] == 3
+    front.send(do="undo")
+    assert front.told["place"] == 0
+    assert front.told["said"] == "Taken back."
+    front.send(do="undo")
+    assert "Nothing was answered here yet" in front.told["said"]
+
+
+def test_help_names_every_order(capsys):
+    with pytest.raises(SystemExit):
+        main(["review", "queue", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(re.search(rf"\b{order}\b", said) for order in ORDERS)
