@@ -163,7 +163,7 @@ class Measurements:
     def predict(self) -> dict[str, float]:
         """Inference on a folder and on a single image, from files to probabilities."""
         predictor = Predictor.load(self.model_file, self.config.device, self.config.precision, quiet=True)
-        predictor.predict(self.files[: self.batch_size])  # choice of kernels
+        predictor.predict(self.files[:32])  # choice of kernels, for batches as large as its own
         plain = []
         for workers in (0, cores()):
             loader = plain_loader(self.images, self.batch_size, workers, self.device.device, shuffle=False)
