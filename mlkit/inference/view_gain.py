@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mlkit.data.dataset import MultiLabelDataset
+from mlkit.errors import MlkitError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.metrics import macro
@@ -21,7 +22,7 @@ from mlkit.models.modelfile import load_model
 from mlkit.models.networks import compute_logits, place
 from mlkit.progress import bar, say
 from mlkit.runs import Run
-from mlkit.training.recipe import Recipe
+from mlkit.training.recipe import data_of
 
 ALONE = "image alone"
 _BATCH, _TIMED = 32, 3  # images; batches by which the cost is measured
@@ -43,13 +44,14 @@ def compare_views(run: Run, views: str, level: float = 0.95) -> pd.DataFrame:
     Returns:
         Index views, `ALONE` the first. Columns images; passes; speed, images per second by those of the image alone; mAP;
         and of mAP, F1 and the Brier score (lower is better) NAME_difference to the image alone, paired, NAME_low and
-        NAME_high. No row where nothing was asked for; nor, which is said, where labels or images are not what the run was
-        made from any more, or an ensemble's members were split each in its way.
+        NAME_high. No row where nothing was asked for; nor, which is said, where labels or images are gone, or not what the
+        run was made from any more, or an ensemble's members were split each in its way.
 
     Raises:
         ParameterError: for an unknown view.
-        MlkitError: if the run is not finished, or its data not there any more.
+        RunError: if the run is not finished.
     """
+    run.check_finished()
     chosen = named_views(views)
     dataset = _data_of(run) if chosen else None
     if dataset is None:
@@ -96,17 +98,14 @@ def conclusion(table: pd.DataFrame) -> str:
 
 
 def _data_of(run: Run) -> MultiLabelDataset | None:
-    """The data of a run, if it is still what the run was made from and all of it was split in one way; else that is said."""
-    run.check_finished()
-    made = run.config()
-    if run.members and not (run / "split.csv").is_file():
-        say(f"views were not compared: the members of {run} were split each in its way; look at one of them")
+    """The data of a run; None, which is said, where it is gone or another one by now, or was split in more than one way."""
+    try:
+        if run.members and not (run / "split.csv").is_file():
+            raise RunError(f"the members of {run} were split each in its way; look at one of them")
+        return data_of(run)
+    except MlkitError as error:
+        say(f"views were not compared: {error}")
         return None
-    dataset = Recipe.of(made["parameters"]).open()
-    if made["data"] != dataset.fingerprint:
-        say(f"views were not compared: labels or images have changed since {run} was trained; train again to compare")
-        return None
-    return dataset
 
 
 def _ask(
