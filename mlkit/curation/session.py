@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from mlkit.data.answers import SKIP, UNDO, Answer, AnswerFile, votes
+from mlkit.data.answers import SKIP, UNDO, Answer, AnswerFile, same_picture, votes
 
 KEYS = {"y": "yes", "n": "no", "s": SKIP, "u": "unclear"}  # beside z, which takes the last answer back
 _HOUR = 3600.0  # seconds
@@ -48,7 +48,8 @@ class Session:
         """Go on past the questions that other people have answered meanwhile."""
         if self.file.size == self._size:
             return
-        cells = votes(self.file.read())
+        answers = self.file.read()
+        cells = votes(answers[same_picture(answers, dict(zip(self.queue.image, self.queue.digest, strict=True)))])
         closed = set(cells.index[cells.closed.astype(bool)])
         self._size = self.file.size
         while self.place < len(self.queue) and tuple(self.queue.iloc[self.place][["image", "attribute"]]) in closed:

@@ -233,6 +233,9 @@ def test_answers_to_other_pictures_of_the_same_names_close_no_cell(review):
     assert review.unknown()[review.labels.index.get_loc(row.image), review.labels.columns.get_loc(row.attribute)]
     assert review.answered().empty
     assert review.summary().answered.sum() == 0
+    session = review.session(queue, "random")
+    session.pass_over()
+    assert session.place == 0
 
 
 def test_a_run_all_of_whose_images_judge_is_said_to_have_no_questions(review):
