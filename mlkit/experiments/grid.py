@@ -21,6 +21,7 @@ from mlkit.errors import ClaimError, ParameterError, RunError, nearest
 from mlkit.files import make_folder, read_json, shown, write_csv, write_json
 from mlkit.progress import bar, say
 from mlkit.runs import Claim, named_folder
+from mlkit.training.config import TrainConfig
 
 Cell = TypeVar("Cell")
 _WAIT_SECONDS = 0.5  # between looks at cells that another process works on
@@ -39,6 +40,14 @@ def open_grid(name: str, kind: str, asked: Mapping[str, Any]) -> Path:
     make_folder(folder / "cells")
     write_json(folder / f"{kind}.json", asked)
     return folder
+
+
+def check_judge(config: TrainConfig) -> None:
+    """Raise ParameterError if there are no test images, on which the full truth judges."""
+    if not 0 < config.test_fraction < 1 - config.validation_fraction:
+        raise ParameterError(
+            f"test_fraction is {config.test_fraction}; the truth judges on the test images: give a share above 0"
+        )
 
 
 def check_lists(settings: Any, known: Mapping[str, Collection[str] | None]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import mlkit
 from mlkit.curation.orders import BY, ORDERS
 from mlkit.errors import ParameterError
-from mlkit.experiments.grid import check_lists
+from mlkit.experiments.grid import check_judge, check_lists
 from mlkit.experiments.study.hiding import MECHANISMS, hide, settings_of
 from mlkit.parameters import Between, OneOf, check_fields
 from mlkit.training.config import TrainConfig
@@ -73,10 +73,7 @@ class Simulation:
             raise ParameterError(f"hidden: {bad[0]} must lie between 0 and 1")
         if bad := [share for share in self.errors if not 0 <= share < 0.5]:
             raise ParameterError(f"errors: {bad[0]} must be at least 0 and below 0.5: a person is right more often than not")
-        if not 0 < self.config.test_fraction < 1 - self.config.validation_fraction:
-            raise ParameterError(
-                f"test_fraction is {self.config.test_fraction}; the truth judges on the test images: give a share above 0"
-            )
+        check_judge(self.config)
         hide(pd.DataFrame(), 1.0, ratio=self.ratio, block_images=self.block_images)  # checks them
 
     @property

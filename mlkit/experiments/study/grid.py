@@ -8,7 +8,7 @@ import pandas as pd
 
 import mlkit
 from mlkit.errors import ParameterError
-from mlkit.experiments.grid import check_lists
+from mlkit.experiments.grid import check_judge, check_lists
 from mlkit.experiments.study.findings import BASELINE, FULL
 from mlkit.experiments.study.hiding import MECHANISMS, hide, settings_of
 from mlkit.losses import LOSSES
@@ -77,10 +77,7 @@ class Study:
             raise ParameterError(f"methods is {self.methods}; add {BASELINE!r}, with which the others are compared")
         if bad := [fraction for fraction in self.fractions if not 0 < fraction < 1]:
             raise ParameterError(f"fractions: {bad[0]} must lie between 0 and 1; all cells known is part of every study")
-        if not 0 < self.config.test_fraction < 1 - self.config.validation_fraction:
-            raise ParameterError(
-                f"test_fraction is {self.config.test_fraction}; the truth judges on the test images: give a share above 0"
-            )
+        check_judge(self.config)
         hide(pd.DataFrame(), 1.0, ratio=self.ratio, block_images=self.block_images)  # checks them
 
     @property
