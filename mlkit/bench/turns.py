@@ -58,7 +58,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     ):
         count = config.count or _fitting_count(config, device)
         folder, labels, data = labelled_images(config.images, count, Path(work))
-        bench = Measurements(folder, labels, _training(config), device, Path(work))
+        bench = Measurements(folder, labels, training_config(config), device, Path(work))
         taken, turns = _take_turns(config, bench, started)
     beside = summarise(taken.moments)
     turn_by_turn = [a / b for a, b in zip(taken.samples["mlkit_img_per_s"], taken.samples["plain_img_per_s"], strict=True)]
@@ -119,7 +119,8 @@ def _take_turns(config: BenchConfig, bench: Measurements, started: float) -> tup
     return taken, turns
 
 
-def _training(config: BenchConfig) -> TrainConfig:
+def training_config(config: BenchConfig) -> TrainConfig:
+    """The training that a bench measures."""
     return TrainConfig(
         image_size=config.image_size,
         backbone=config.backbone,

@@ -24,6 +24,7 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--inference", nargs="?", const="", metavar="RUN", help="prediction alone, of a run, by all that it was exported to"
     )
+    command.add_argument("--profile", action="store_true", help="where the time of one training step goes, alone")
     command.add_argument("--json", metavar="FILE", default="", help="write the figures to a file")
     command.set_defaults(command=bench)
 
@@ -39,7 +40,13 @@ def bench(options: argparse.Namespace) -> int:
             raise ParameterError(f"--inference takes no other options; leave out {', '.join(others)}")
         return _inference(options.inference)
     given["images"] = typed_path(given["images"]) if given["images"] else None
-    figures = measure(BenchConfig(**{name: value for name, value in given.items() if value is not None}))
+    config = BenchConfig(**{name: value for name, value in given.items() if value is not None})
+    if options.profile:
+        from mlkit.bench.profile import profile_step, tell
+
+        print(tell(profile_step(config), config))
+        return 0
+    figures = measure(config)
     print(f"{describe(figures)}\n\n{table(figures).rename_axis(None).to_string()}")
     if options.json:
         write_json(options.json, figures)

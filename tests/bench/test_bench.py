@@ -15,10 +15,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tinynet import TINYNET
 from torch import nn
 
 from mlkit import bench
-from mlkit.bench import BenchConfig, footprint, inference, load, machine, measure, measurements, plots, reading, turns
+from mlkit.bench import (
+    BenchConfig,
+    footprint,
+    inference,
+    load,
+    machine,
+    measure,
+    measurements,
+    plots,
+    profile,
+    reading,
+    turns,
+)
 from mlkit.bench.machine import matrix_product
 from mlkit.bench.photos import make_photos
 from mlkit.cli import main
@@ -329,6 +342,28 @@ def test_matrix_product_leaves_the_precision_setting_alone(monkeypatch):
     before = torch.get_float32_matmul_precision()
     assert matrix_product(torch.device("cpu"), torch.float32) > 0
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_time_of_a_step_is_told_operator_by_operator(tmp_path, monkeypatch, capfd):
+    make_photos(tmp_path / "images", 4, side=32)
+    monkeypatch.setattr(profile, "STEPS", 2)
+    config = BenchConfig(str(tmp_path / "images"), image_size=16, backbone=TINYNET, batch_size=4, device="cpu")
+    table = profile.profile_step(config)
+    assert {*profile._GROUPS, profile._REST, "step"} == set(table.index) | {"linear, attention"}
+    parts = table.drop("step")
+    assert (parts.ms > 0).all()
+    assert parts.ms.is_monotonic_decreasing
+    assert parts.share.sum() == pytest.approx(1)
+    assert parts.ms.sum() == pytest.approx(table.ms["step"])
+    assert table["images/s without"]["step"] == pytest.approx(1000 * 4 / table.ms["step"])
+    assert (parts["images/s without"] > table["images/s without"]["step"]).all()
+    asked = ["--images", config.images, "--image-size", "16", "--backbone", TINYNET, "--batch-size", "4", "--device", "cpu"]
+    assert main(["bench", "--profile", *asked]) == 0
+    out, err = capfd.readouterr()
+    assert f"one training step: {TINYNET}, 16 px, batch of 4, cpu float32" in out
+    assert all(group in out for group in table.index)
+    assert not err
+    assert not list(outputs_root().iterdir()), "nothing is left behind"
 
 
 def test_prediction_is_measured_by_every_door_that_there_is(finished, monkeypatch, capsys):
