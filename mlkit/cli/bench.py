@@ -25,6 +25,13 @@ def add_to(commands: Any) -> None:
         "--inference", nargs="?", const="", metavar="RUN", help="prediction alone, of a run, by all that it was exported to"
     )
     command.add_argument("--profile", action="store_true", help="where the time of one training step goes, alone")
+    quality = command.add_argument_group("time to the quality of the seed's recipe")
+    quality.add_argument("--to-quality", nargs="*", metavar="YAML", help="by these recipes (default: fast.yaml)")
+    quality.add_argument("--labels", metavar="FILE", help="of --images (default: the sample data, small and from scratch)")
+    quality.add_argument(
+        "-p", "--parameter", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set for all recipes"
+    )
+    quality.add_argument("--seeds", type=int, default=3, help="trainings of each recipe (default: 3)")
     command.add_argument("--json", metavar="FILE", default="", help="write the figures to a file")
     command.set_defaults(command=bench)
 
@@ -34,6 +41,10 @@ def bench(options: argparse.Namespace) -> int:
     from mlkit.bench import BenchConfig, describe, measure, table
     from mlkit.files import write_json
 
+    if options.to_quality is not None:
+        return _to_quality(options)
+    if options.labels or options.parameter:
+        raise ParameterError("--labels and -p are of --to-quality alone; leave them out, or add it")
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchConfig)}
     if options.inference is not None:
         if others := [name for name, value in {**given, "json": options.json or None}.items() if value is not None]:
@@ -63,4 +74,30 @@ def _inference(name: str) -> int:
     print(f"images/s, {processor()}\n{table.round(1).to_string(na_rep='-')}")
     if reasons:
         print(f"The ratios cannot be trusted: {'; '.join(reasons)}. Measure again with nothing beside it.")
+    return 0
+
+
+def _to_quality(options: argparse.Namespace) -> int:
+    """Print how soon recipes reach what the seed's reaches."""
+    if others := [name for name in ("inference", "profile", "repeats", "cache_count") if getattr(options, name)]:
+        raise ParameterError(f"--to-quality does not take {', '.join(others)}; leave that out")
+    from mlkit.bench.quality import describe, time_to_quality
+    from mlkit.cli.given import given_parameters
+    from mlkit.files import resolve, write_json
+    from mlkit.parameters import read_parameters
+
+    names = ("image_size", "backbone", "batch_size", "device", "precision")
+    pairs = [(name, str(value)) for name in names if (value := getattr(options, name)) is not None]
+    of_data = argparse.Namespace(
+        file=[], parameter=[*pairs, *(options.parameter or [])], images=options.images, labels=options.labels
+    )
+    settings = {name: value for name, value in given_parameters(of_data).items() if name != "recipe"}
+    if not options.images:
+        sample = read_parameters(resolve("notebooks/parameters/sample.yaml"))
+        settings = {name: sample[name] for name in ("image_size", "weights")} | settings
+    recipes = [typed_path(file) for file in options.to_quality] or ["notebooks/parameters/fast.yaml"]
+    figures = time_to_quality(recipes, settings, options.seeds, options.count or 0, options.minutes or 0.0)
+    print(describe(figures))
+    if options.json:
+        write_json(options.json, figures)
     return 0

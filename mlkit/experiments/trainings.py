@@ -11,7 +11,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.progress import say
 from mlkit.runs import Run, outputs_root
 from mlkit.training.config import TrainConfig
-from mlkit.training.loop import train
+from mlkit.training.loop import Watcher, train
 from mlkit.training.recipe import Recipe
 
 
@@ -49,10 +49,10 @@ def train_examples(recipe: Recipe, backbones: Sequence[str]) -> list[Run]:
     return train_all(recipe.open(), {f"example-{backbone}": recipe.but(backbone=backbone) for backbone in backbones})
 
 
-def train_quietly(dataset: MultiLabelDataset, config: TrainConfig, folder: Path) -> Run:
+def train_quietly(dataset: MultiLabelDataset, config: TrainConfig, folder: Path, watcher: Watcher | None = None) -> Run:
     """Train into a folder, in place of what a process that was killed left there; a hundred trainings would say the same."""
     shutil.rmtree(folder, ignore_errors=True)
     run = Run.create(folder, asdict(config), dataset.fingerprint)
     with redirect_stdout(io.StringIO()):
-        train(dataset, config, run)
+        train(dataset, config, run, watcher)
     return run

@@ -19,6 +19,7 @@ from mlkit.models.device import Device
 from mlkit.models.networks import forward, head_name, normalise, statistics_of
 from mlkit.progress import bar
 
+KEPT = "features-"  # what the names of kept features in the pixel cache begin with
 _BATCH = 64
 
 
@@ -94,7 +95,7 @@ def features(partly_frozen: PartlyFrozen, dataset: MultiLabelDataset) -> np.ndar
     return dataset.map_pixels(
         partly_frozen.features,
         "computing features",
-        keep=f"features-{partly_frozen.digest}",
+        keep=f"{KEPT}{partly_frozen.digest}",
         threads=1,  # the network's own are enough
     )
 

@@ -54,7 +54,10 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
         load_backbone(model, content, backbone, head_name(model, backbone), image_size, weights)
         mean, std = meta.get("mean", mean), meta.get("std", std)
     _replace_head(model, backbone, num_attributes)
-    _check_maps(model, backbone, image_size)
+    if image_size < _PUBLISHED and (reason := _fails(model, image_size)):
+        raise ParameterError(
+            f"image_size is {image_size}, too small for {backbone} ({reason}); {_PUBLISHED} fits all networks"
+        )
     return set_statistics(model, mean, std)
 
 
@@ -180,19 +183,25 @@ def _fresh(backbone: str, image_size: int) -> nn.Module:
     return _adapted(model)
 
 
-def _check_maps(model: nn.Module, backbone: str, image_size: int) -> None:
-    """Raise ParameterError where an image is so small that its maps shrink to nothing on the way through the network."""
-    if image_size >= _PUBLISHED:
-        return
+def check_first_size(model: nn.Module, backbone: str, size: int) -> None:
+    """See that images may begin at another size than that which a network was built for.
+
+    Raises:
+        ParameterError: where they are so small that its maps shrink to nothing on the way, or its size is fixed.
+    """
+    if reason := _fails(model, size):
+        raise ParameterError(f"first_size: {backbone} takes no images of {size} px ({reason}); raise it, or set it to 1")
+
+
+def _fails(model: nn.Module, size: int) -> str:
+    """Why a network does not take images of a size; empty if it does."""
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ParameterError(
-            f"image_size is {image_size}, too small for {backbone} ({reason}); {_PUBLISHED} fits all networks"
-        ) from None
+            model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
     model.train()
+    return ""
 
 
 def _adapted(model: nn.Module) -> nn.Module:

@@ -101,3 +101,14 @@ class Augmentation(Strengths):
         mean = images.mean(dim=(1, 2)) @ luma
         matrix = matrix * (brightness * contrast).view(-1, 1, 1)
         return matrix, (brightness * (1 - contrast) * mean).view(-1, 1, 1)
+
+
+def shrink(pixels: Tensor, side: int) -> Tensor:
+    """Images uint8 (batch, H, W, 3) at a smaller side, each pixel the mean of those that it stands for."""
+    if side == pixels.shape[1]:
+        return pixels
+    images = pixels.permute(0, 3, 1, 2)
+    if pixels.device.type != "cpu":  # bytes only there
+        images = images.float()
+    images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return images.permute(0, 2, 3, 1)

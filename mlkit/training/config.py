@@ -12,6 +12,9 @@ from mlkit.losses import LOSSES, get_loss
 from mlkit.parameters import Between, OneOf, check_parameters, load_yaml
 from mlkit.training.augment import Augmentation, Strengths
 
+_GROWING = 0.6  # share of the epochs over which images grow, where they begin smaller than image_size
+_EVEN = 8  # pixels, of which their sides are multiples meanwhile
+
 
 @dataclass(frozen=True)
 class TrainConfig(Strengths):
@@ -28,6 +31,13 @@ class TrainConfig(Strengths):
     backbone: Annotated[str, "any classification network of torchvision"] = "resnet18"
     weights: Annotated[str, '"imagenet", "none" (from scratch) or a file'] = "imagenet"
     freeze: Annotated[str, '"none", "backbone" (train the head alone) or "until:<layer>", "until:layer3" say'] = "none"
+    # the start
+    first_size: Annotated[
+        float, Between(0.1, 1), "of image_size, in the first epoch; from there images grow to it; 1: all have it"
+    ] = 1.0
+    head_first: Annotated[bool, "solve the head on the pretrained features before the first epoch; without weights: no"] = (
+        False
+    )
     # the loss
     loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
     loss_settings: Annotated[str, 'of that loss, "gamma_neg: 2, clip: 0" say'] = ""
@@ -87,10 +97,25 @@ class TrainConfig(Strengths):
                 "optimizer is 'lbfgs', which solves the head on features that stand still, with penalties of its own: set "
                 "freeze to backbone, sampler to uniform, and leave augmentation, weight_decay and ema_decay out"
             )
+        if self.first_size < 1 and self.freeze != "none" and not self.augmentation:
+            raise ParameterError(
+                f"first_size is {self.first_size} and freeze {self.freeze!r}: what frozen layers say of an image is "
+                "computed once, at one size, unless images are augmented; set first_size to 1"
+            )
         if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
         _ = self.augmentation, self.loss_arguments  # check theirs
+
+    def side(self, epoch: int) -> int:
+        """Side in pixels of the training images in an epoch, counted from 1: it grows in a line, then stays.
+
+        Small images are seen fast while there is only the coarse to be learned (progressive resizing; Howard et al. 2018).
+        """
+        share = self.first_size + (1 - self.first_size) * (epoch - 1) / max(1.0, _GROWING * self.epochs)
+        if share >= 1:
+            return self.image_size
+        return min(self.image_size, max(1, round(share * self.image_size / _EVEN)) * _EVEN)
 
     @property
     def augmentation(self) -> Augmentation:

@@ -27,6 +27,7 @@ from mlkit.runs import Run, Stopped
 from mlkit.training.checkpoint import last_checkpoint, remove_checkpoints, write_checkpoint
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
+from mlkit.training.head import solve_head
 from mlkit.training.interruption import Interruption
 from mlkit.training.objective import check_suggestions, choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
@@ -64,7 +65,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
 
         say("trained before, read from the run")
         return Predictions.read(run).evaluate()
-    device = choose_device(config.device, config.precision, config.image_size)
+    device = choose_device(config.device, config.precision, config.side(1))
     keep_freed_memory()
     with (
         run.claimed(),
@@ -138,6 +139,8 @@ class Training:
                     stopped = Stopped("patience", epoch - 1)
                     break
                 started = time.monotonic()
+                if self.config.head_first and self.config.weights != "none" and not self.state.iteration:
+                    solve_head(self.step, self.dataset, self._training, self._validation, self.run)
                 self.epoch(epoch, progress)
                 with self.step.average.applied() if self.step.average else nullcontext():
                     figures = self.validate()

@@ -12,8 +12,9 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.losses import get_loss
 from mlkit.models.device import Device, largest_batch
 from mlkit.models.freezing import Activations, PartlyFrozen
-from mlkit.models.networks import build_model, compute_logits, folded, place
+from mlkit.models.networks import build_model, check_first_size, compute_logits, folded, head_name, place
 from mlkit.runs import Run
+from mlkit.training.augment import shrink
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
 from mlkit.training.objective import Objective, Targets, image_weights
@@ -41,6 +42,8 @@ class TrainingStep:
         self.image_weights = image_weights(labels, config.sampler_cap) if config.sampler == "balanced" else None
         torch.manual_seed(config.seed)
         network = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
+        if config.first_size < 1:
+            check_first_size(network, config.backbone, config.side(1))
         self.network = place(network, device)
         self._partly_frozen = PartlyFrozen(self.network, config.backbone, config.freeze, device)
         self._augmentation = config.augmentation
@@ -63,9 +66,16 @@ class TrainingStep:
         else:
             self.batch_size = self._largest_batch(dataset, most=max(8, len(training) // 8))
 
+    def load_head(self, head: dict[str, Tensor]) -> None:
+        """Go on with another head, from which its average starts, too."""
+        self.network.get_submodule(head_name(self.network, self.config.backbone)).load_state_dict(head)
+        if self.average is not None:
+            self.average = WeightAverage(self.network, self.config.ema_decay)
+
     def start_epoch(self, epoch: int) -> None:
         """Training mode, and the augmentation of the epoch's images, derived from the seed and its number."""
         self._epoch = epoch
+        self._side = self.config.side(epoch)
         self._draws = self._augmentation.draw(self._images, self.config.seed, epoch).to(self.device.device)
         self._partly_frozen.train()
 
@@ -85,6 +95,7 @@ class TrainingStep:
             share, partners = self._augmentation.mixture(len(where), self.config.seed, step)
             partners = partners.to(self.device.device)
         if not self._once:
+            inputs = shrink(inputs, self._side)
             inputs = self._prepare(inputs, self._draws[where], share, partners)
         if self.config.optimizer == "lbfgs":
             return self._solve(where, inputs, targets)

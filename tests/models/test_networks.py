@@ -7,7 +7,16 @@ from mlkit.errors import ParameterError, WeightsError, WriteError
 from mlkit.evaluation.calibration import from_pos_weight
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import load_model, save_model
-from mlkit.models.networks import Ensemble, build_model, compute_logits, folded, normalise, place, set_statistics
+from mlkit.models.networks import (
+    Ensemble,
+    build_model,
+    check_first_size,
+    compute_logits,
+    folded,
+    normalise,
+    place,
+    set_statistics,
+)
 from mlkit.models.torchfile import save_torch
 
 META = {
@@ -134,6 +143,13 @@ def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path):
 def test_images_too_small_for_a_network_are_refused_before_the_training():
     with pytest.raises(ParameterError, match=r"image_size is 32, too small for alexnet \(.*\); 224 fits all networks"):
         build_model("alexnet", 3, "none", image_size=32)
+
+
+@pytest.mark.parametrize("backbone", ["vit_b_32", "maxvit_t"])
+def test_networks_of_a_fixed_size_do_not_take_images_that_grow(backbone):
+    network = build_model(backbone, 3, "none", 224)
+    with pytest.raises(ParameterError, match=rf"first_size: {backbone} takes no images of 192 px \(.*\); raise it, or set"):
+        check_first_size(network, backbone, 192)
 
 
 def with_statistics(backbone):

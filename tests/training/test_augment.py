@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from mlkit.errors import ParameterError
-from mlkit.training.augment import Augmentation
+from mlkit.training.augment import Augmentation, shrink
+from mlkit.training.config import TrainConfig
 
 ALL = Augmentation(0.5, 20.0, 0.2, 0.1, 0.3, 0.3, 0.3)
 
@@ -100,3 +101,34 @@ def test_colour_is_torchvisions_before_clamping(pixels, name, reference, drawn):
 def test_impossible_strengths_are_refused(setting):
     with pytest.raises(ParameterError, match=r"it must be (a number|at least 0 and at most)"):
         Augmentation(**setting)
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs", "size", "sides"),
+    [
+        (1.0, 2, 100, [100, 100]),
+        (0.5, 5, 128, [64, 88, 104, 128, 128]),
+        (0.4, 4, 100, [40, 64, 88, 100]),
+        (0.5, 1, 224, [112]),
+        (0.1, 2, 20, [8, 16]),
+    ],
+)
+def test_images_grow_by_the_epoch_alone(first, epochs, size, sides):
+    config = TrainConfig(image_size=size, epochs=epochs, first_size=first)
+    assert [config.side(epoch) for epoch in range(1, epochs + 1)] == sides
+
+
+def test_images_that_grow_and_activations_computed_once_do_not_go_together():
+    frozen = {"weights": "file.pth", "freeze": "backbone", "first_size": 0.5}
+    with pytest.raises(
+        ParameterError, match=r"computed once, at one size, unless images are augmented; set first_size to 1"
+    ):
+        TrainConfig(**frozen)
+    assert TrainConfig(**frozen, flip=0.5).side(1) == 112
+
+
+def test_a_smaller_image_is_the_mean_of_what_it_stands_for(pixels):
+    small = shrink(pixels, 16)
+    blocks = pixels.view(6, 16, 2, 16, 2, 3).float().mean(dim=(2, 4))
+    assert (small[:, 2:-2, 2:-2].float() - blocks[:, 2:-2, 2:-2]).abs().mean() < 4
+    assert shrink(pixels, 32) is pixels

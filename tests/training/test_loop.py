@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import signal
@@ -24,10 +25,11 @@ from mlkit.losses import LOSSES, masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.freezing import PartlyFrozen, features
 from mlkit.models.modelfile import load_model, save_model
-from mlkit.models.networks import build_model
+from mlkit.models.networks import build_model, compute_logits
 from mlkit.models.torchfile import load_torch, save_torch
 from mlkit.runs import Run, outputs_root
 from mlkit.training import loop as train_module
+from mlkit.training import step as step_module
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import model_meta
 from mlkit.training.loop import split_dataset, train
@@ -289,6 +291,47 @@ def test_lbfgs_goes_from_strong_penalties_to_weak_ones_and_keeps_the_best(datase
     goes_on(run, lambda: start("again", config, dataset, sample)[0])
 
 
+def test_head_first_begins_with_the_head_that_a_frozen_backbone_ends_with(dataset, sample, backbone_weights, goes_on):
+    frozen = replace(CONFIG, weights=backbone_weights, freeze="backbone", optimizer="lbfgs", epochs=10)
+    # of the augmentation, the sampling and the average of the fine-tuning, the solved head knows nothing
+    options = {"head_first": True, "flip": 0.5, "first_size": 0.5, "sampler": "balanced", "ema_decay": 0.9}
+    begun = replace(CONFIG, weights=backbone_weights, **options)
+    solved, _ = load_model(start("frozen", frozen, dataset, sample)[0] / "model.pth")
+    run, _ = start("begun", replace(begun, learning_rate=1e-12, epochs=1), dataset, sample)
+    for name, value in load_model(run / "model.pth")[0].fc.state_dict().items():
+        torch.testing.assert_close(value, solved.fc.state_dict()[name])
+    whole, _ = start("whole", replace(begun, epochs=2), dataset, sample)
+    goes_on(whole, lambda: start("cut", replace(begun, epochs=2), dataset, sample)[0])
+
+
+def test_head_first_without_pretrained_weights_trains_as_if_it_were_not_there(dataset, sample):
+    one, other = (
+        start(name, replace(CONFIG, epochs=1, head_first=first), dataset, sample)[0].read_table("history.csv").loss
+        for name, first in (("a", True), ("b", False))
+    )
+    assert one.equals(other)
+
+
+def test_images_grow_to_their_size_and_are_validated_at_it(dataset, sample, monkeypatch):
+    seen = []
+    forward = PartlyFrozen.activations
+
+    def activations(partly_frozen, pixels):
+        seen.append((partly_frozen.network.training, pixels.shape[1]))
+        return forward(partly_frozen, pixels)
+
+    monkeypatch.setattr(PartlyFrozen, "activations", activations)
+    monkeypatch.setattr(
+        step_module,
+        "compute_logits",
+        lambda network, pixels, device: seen.append((False, pixels.shape[1])) or (compute_logits(network, pixels, device)),
+    )
+    config = replace(CONFIG, epochs=5, first_size=0.5)
+    start("a", config, dataset, sample)
+    assert [side for side, _ in itertools.groupby(side for training, side in seen if training)] == [16, 24, 32]
+    assert {side for training, side in seen if not training} == {32}
+
+
 def test_augmented_training_differs_and_is_reproducible(dataset, sample):
     config = replace(CONFIG, epochs=1, flip=0.5, rotation=10.0, contrast=0.2)
     first, again, plain = (
@@ -383,6 +426,7 @@ def test_accumulated_parts_equal_the_whole_batch(dataset, sample, backbone_weigh
         {"optimizer": "adamw", "weight_decay": 0.05, "warmup_epochs": 0.5, "schedule": "cosine", "clip_norm": 1.0},
         {"ema_decay": 0.9, "label_smoothing": 0.1, "mixup": 0.4},
         {"sampler": "balanced", "pos_weight": "sqrt"},
+        {"first_size": 0.5, "flip": 0.5},
     ],
 )
 def test_options_train_and_go_on_after_an_interruption(dataset, sample, goes_on, options):
