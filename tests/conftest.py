@@ -60,7 +60,7 @@ READERS = (
 )  # of a run, which another process may have made
 BRIEF = """
 from mlkit.bench import footprint, machine, measurements, reading
-footprint._call = lambda arguments, outputs: "1.0"  # processes of their own: the bench's own tests start them
+footprint.in_own_process = lambda arguments, outputs: "1.0"  # processes of their own: the bench's own tests start them
 measurements.SEARCHED, measurements.FRAMES, machine._LONG, machine._ELEMENTS, reading.ROWS = 200, 50, 0.0, 1000, 200
 """
 

@@ -41,13 +41,13 @@ def peak_rss_mb(part: str, outputs: Path, **arguments: Any) -> float:
     Raises:
         FailureError: if the process fails; the text is the last line that it printed.
     """
-    return float(_call(["-c", _PROGRAM, part, json.dumps(arguments)], outputs).splitlines()[-1])
+    return float(in_own_process(["-c", _PROGRAM, part, json.dumps(arguments)], outputs).splitlines()[-1])
 
 
 def wall_seconds(arguments: list[str], outputs: Path) -> float:
     """Seconds that `python ARGUMENTS` takes from start to exit. Raises FailureError if it fails."""
     started = time.perf_counter()
-    _call(arguments, outputs)
+    in_own_process(arguments, outputs)
     return time.perf_counter() - started
 
 
@@ -110,7 +110,7 @@ def read_cache(
             optimizer.zero_grad(set_to_none=True)
 
 
-def _call(arguments: list[str], outputs: Path) -> str:
+def in_own_process(arguments: list[str], outputs: Path) -> str:
     """Run this Python with this mlkit, and with its outputs in another folder; returns what it printed."""
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]

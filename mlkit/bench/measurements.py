@@ -19,7 +19,7 @@ from mlkit.bench.machine import latency_ms, matrix_product, memory_traffic, sync
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.cache import cores
 from mlkit.data.dataset import batches
-from mlkit.data.duplicates import FINGERPRINT, near_duplicates
+from mlkit.data.fingerprints import FINGERPRINT, near_duplicates
 from mlkit.data.images import load_image
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError

@@ -1,29 +1,17 @@
 """Near duplicates: groups that a split must not tear apart, and what their labels say about label noise.
 
-Two images are near duplicates when their perceptual hashes (ImageHash's 64-bit phash: signs of low frequencies of the grey
-picture) differ in few bits and their small colour thumbnails agree. The hash alone finds candidates quickly but mistakes
-pictures of one composition for each other (drawings, product photos before a white wall); the thumbnails settle it.
+What makes two images near duplicates, and how they are found, is in `fingerprints`.
 """
-
-import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mlkit.data.dataset import MultiLabelDataset
+from mlkit.data.fingerprints import BITS, DISTANCE, fingerprints, near_duplicates
 from mlkit.data.labels import to_codes
 from mlkit.errors import ParameterError
 
-DISTANCE = 6  # bits of 64; retouched, resized and slightly shifted copies of photographs lie within
-DIFFERENCE = 0.35  # copies with a logo added or sharpened reach 0.33, different drawings of one kind begin at 0.5
 _MOST_BITS = 16  # beyond, bands get so short that all pairs are candidates
-_BITS = 64
-_THUMBNAIL = 16  # side in pixels
-FINGERPRINT = _BITS // 8 + 3 * _THUMBNAIL**2  # bytes of an image: hash and colour thumbnail
-_NOISE = 2.0  # grey levels; pictures flatter than that differ by what compression left
-_BLOCK = 128  # images compared with others at a time
 _KEPT = "fingerprints-1"  # in the pixel cache; another number for another way to compute them
 
 
@@ -44,40 +32,11 @@ def duplicate_groups(dataset: MultiLabelDataset, distance: int = DISTANCE) -> pd
     """
     if not 0 <= distance <= _MOST_BITS:
         raise ParameterError(
-            f"distance is {distance}; it must lie between 0 and {_MOST_BITS} bits of {_BITS}, {DISTANCE} say"
+            f"distance is {distance}; it must lie between 0 and {_MOST_BITS} bits of {BITS}, {DISTANCE} say"
         )
-    firsts = near_duplicates(dataset.map_pixels(_fingerprints, "hashing", keep=_KEPT), distance)
+    firsts = near_duplicates(dataset.map_pixels(fingerprints, "hashing", keep=_KEPT), distance)
     index = dataset.labels.index
     return pd.Series(index.to_numpy()[firsts], index=index, name="group", dtype=object)
-
-
-def near_duplicates(prints: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
-    """Position of the first image of every image's group.
-
-    Cut into distance + 1 bands, two hashes that differ in at most `distance` bits are equal in at least one of them, so that
-    only images that share a band are compared (multi-index hashing, Norouzi, Punjani & Fleet 2012), and of those only images
-    that no chain joins yet: thousands of frames of one scene are joined by the first few.
-
-    Args:
-        prints: fingerprints, uint8 (images, bytes of the hash and of the thumbnail).
-        distance: bits in which hashes may differ.
-    """
-    # exact copies (and blank pictures, which all look alike) first
-    rows = np.ascontiguousarray(prints).view(np.dtype((np.void, prints.shape[1]))).ravel()
-    _, originals, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    groups = _Groups(len(originals))
-    hashes = np.ascontiguousarray(prints[originals, :8]).view(np.uint64).ravel()
-    compared: list[np.uint64] = []  # bands
-    cuts = np.linspace(0, _BITS, distance + 2).astype(int)
-    for low, high in itertools.pairwise(cuts):
-        band = np.uint64(((1 << int(high - low)) - 1) << int(low))
-        for members in _buckets(hashes & band):
-            _join(members, hashes, prints[originals[members], 8:], distance, compared, groups)
-        compared.append(band)
-    first = np.full(len(originals), len(prints))
-    np.minimum.at(first, groups.of(np.arange(len(originals))), originals)
-    result: np.ndarray = first[groups.of(inverse.ravel())]
-    return result
 
 
 def contradictions(labels: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -151,96 +110,3 @@ def _known_by_group(labels: pd.DataFrame, groups: pd.Series) -> tuple[np.ndarray
     np.add.at(positives, numbers, codes == 1)
     np.add.at(negatives, numbers, codes == 0)
     return numbers, sizes, positives, negatives
-
-
-def _fingerprints(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (batch, 8 + thumbnail): hash and colour thumbnail of each image."""
-    import imagehash
-
-    rows = []
-    for array in pixels:
-        picture = Image.fromarray(array)
-        bits = np.packbits(imagehash.phash(picture, hash_size=8).hash)
-        small = np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
-        rows.append(np.concatenate([bits, small.ravel()]))
-    return np.stack(rows)
-
-
-class _Groups:
-    """Union-find: sets of numbers below `count` that are joined one pair after the other."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = np.arange(count)
-
-    def of(self, numbers: np.ndarray) -> np.ndarray:
-        """The set of each number, by one of its members."""
-        roots: np.ndarray = self._parent[numbers]
-        while (roots != (above := self._parent[roots])).any():
-            roots = above
-        self._parent[numbers] = roots
-        return roots
-
-    def join(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Join the sets of first[i] and second[i], for every i."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        roots, ends = np.unique(np.stack([self.of(first), self.of(second)]), return_inverse=True)
-        links = coo_array((np.ones(len(first), bool), ends.reshape(2, -1)), shape=(len(roots),) * 2)
-        _, component = connected_components(links, directed=False)
-        _, lowest = np.unique(component, return_index=True)
-        self._parent[roots] = roots[lowest[component]]
-
-
-def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Positions of equal keys, for every key that there is more than once."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, np.int64)
-    sizes = np.diff(np.r_[starts, len(keys)])
-    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
-        yield order[start : start + size]
-
-
-def _join(
-    members: np.ndarray,
-    hashes: np.ndarray,
-    thumbnails: np.ndarray,
-    distance: int,
-    compared: list[np.uint64],
-    groups: _Groups,
-) -> None:
-    """Join the near duplicates among `members`, whose thumbnails are given; pairs equal in a band of `compared` are done."""
-    at, block = np.arange(len(members)), 1 if len(members) > _BLOCK else _BLOCK
-    while True:
-        roots = groups.of(members[at])
-        _, number, sizes = np.unique(roots, return_inverse=True, return_counts=True)
-        if len(sizes) < 2:
-            return
-        order = np.argsort(sizes[number], kind="stable")  # the smallest groups first: the largest is never left to the last
-        at, roots = at[order], roots[order]
-        differing = hashes[members[at[:block]], None] ^ hashes[members[at]]
-        near = (np.bitwise_count(differing) <= distance) & (roots[:block, None] != roots)
-        for band in compared:
-            near &= (differing & band) != 0
-        rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-        alike = near[np.ix_(rows, columns)] & _alike(thumbnails[at[rows]], thumbnails[at[columns]])
-        first, second = np.nonzero(alike)
-        if len(first):
-            groups.join(members[at[rows[first]]], members[at[columns[second]]])
-        at, block = at[block:], min(2 * block, _BLOCK)
-
-
-def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Which thumbnails agree, bool (first, second).
-
-    That is: the root mean square of their difference is at most `DIFFERENCE` times their mean contrast (root mean square of
-    the standard deviations), 0 for copies, about 1.4 times for unrelated pictures.
-    """
-    a, b = (side.astype(np.float32) - 128 for side in (first, second))  # whose products add up to exact integers
-    product = (a @ b.T).astype(np.float64)
-    power_a, power_b = (np.square(side).sum(axis=1, dtype=np.float64) for side in (a, b))
-    difference = (power_a[:, None] + power_b - 2 * product) / a.shape[1]
-    contrast = (a.var(axis=1, dtype=np.float64)[:, None] + b.var(axis=1, dtype=np.float64)) / 2
-    alike: np.ndarray = difference <= DIFFERENCE**2 * np.maximum(contrast, _NOISE**2)
-    return alike

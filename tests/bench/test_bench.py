@@ -111,7 +111,7 @@ def measured(tmp_path_factory):
         "--device",
         "cpu",
     ]
-    start, answers = footprint._call, {}
+    start, answers = footprint.in_own_process, {}
 
     def call(arguments, outputs):
         """A process of its own for the plain loop, and once for both turns; the rest is measured in this one."""
@@ -126,7 +126,7 @@ def measured(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setenv("MLKIT_OUTPUTS", str(folder / "outputs"))
-        patch.setattr(footprint, "_call", call)
+        patch.setattr(footprint, "in_own_process", call)
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
         patch.setattr(machine, "_LONG", 0.0)
         patch.setattr(machine, "_ELEMENTS", 2**16)

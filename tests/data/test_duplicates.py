@@ -9,7 +9,7 @@ import pytest
 from conftest import SHARED
 from PIL import Image, ImageEnhance
 
-from mlkit.data import duplicates
+from mlkit.data import duplicates, fingerprints
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
 from mlkit.data.sample import make_sample
@@ -94,15 +94,17 @@ def compared_with_all(prints, distance):
         contrast = np.sqrt((thumbnails[i].var() + thumbnails[j].var()) / 2)
         difference = np.sqrt(np.square(thumbnails[i] - thumbnails[j]).mean()) / max(contrast, 2)
         copies = (prints[i] == prints[j]).all()
-        if copies or ((bits[i] != bits[j]).sum() <= distance and difference <= duplicates.DIFFERENCE):
+        if copies or ((bits[i] != bits[j]).sum() <= distance and difference <= fingerprints.DIFFERENCE):
             groups[groups == groups[j]] = groups[i]
     return np.array([np.flatnonzero(groups == group)[0] for group in groups])
 
 
-@pytest.mark.parametrize("distance", [0, 4, 6, 16])
+@pytest.mark.parametrize(("distance", "count"), [(0, 120), (4, 120), (6, 120), (16, 120), (6, 50_000), (6, 10_000_000)])
 @pytest.mark.parametrize("block", [1, 4, 128])
-def test_groups_are_those_of_comparing_all(distance, block, monkeypatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", block)
+def test_groups_are_those_of_comparing_all(distance, block, count, monkeypatch):
+    keys = fingerprints._keys(distance, count)  # by which so many would be compared
+    monkeypatch.setattr(fingerprints, "_BLOCK", block)
+    monkeypatch.setattr(fingerprints, "_keys", lambda *_: keys)
     rng = np.random.default_rng(distance)
     bits, thumbnails = rng.integers(0, 2, (30, 64)), rng.integers(0, 256, (30, 768))
     thumbnails[20:] = thumbnails[10:20]  # one picture, other hashes
@@ -113,34 +115,47 @@ def test_groups_are_those_of_comparing_all(distance, block, monkeypatch):
     prints = prints_of(bits, thumbnails)[rng.permutation(120)]
     expected = compared_with_all(prints, distance)
     assert 1 < len(np.unique(expected)) < 120
-    np.testing.assert_array_equal(duplicates.near_duplicates(prints, distance), expected)
+    np.testing.assert_array_equal(fingerprints.near_duplicates(prints, distance), expected)
 
 
 def test_frames_of_one_scene_are_compared_with_a_few_others_each(monkeypatch):
-    compared, real = [], duplicates._alike
+    compared, real = [], fingerprints._alike
 
     def counted(first, second):
-        compared.append(len(first) * len(second))
-        return real(first, second)
+        alike = real(first, second)
+        compared.append(alike.size)
+        return alike
 
-    monkeypatch.setattr(duplicates, "_alike", counted)
+    monkeypatch.setattr(fingerprints, "_alike", counted)
     rng = np.random.default_rng(0)
     frames = 3000
     bits, thumbnails = np.tile(rng.integers(0, 2, 64), (frames, 1)), np.tile(rng.integers(0, 256, 768), (frames, 1))
     bits[np.arange(frames).repeat(2), rng.integers(0, 64, 2 * frames)] ^= 1
     thumbnails += rng.integers(-6, 7, thumbnails.shape)
-    assert not duplicates.near_duplicates(prints_of(bits, thumbnails)).any(), "all belong to the first"
+    assert not fingerprints.near_duplicates(prints_of(bits, thumbnails)).any(), "all belong to the first"
     assert sum(compared) < 50 * frames, "of 1500 that are possible for each"
+
+
+def test_the_more_images_the_more_bits_they_must_share_to_be_compared(monkeypatch):
+    compared, real = [], np.bitwise_count
+    monkeypatch.setattr(np, "bitwise_count", lambda differing: compared.append(differing.size) or real(differing))
+    pairs = []
+    for count in (2_000, 200_000):
+        hashes = np.random.default_rng(0).integers(256, size=(count, 8), dtype=np.uint8)
+        compared.clear()
+        fingerprints.near_duplicates(np.concatenate([hashes, np.zeros((count, 3), np.uint8)], axis=1))
+        pairs.append(sum(compared) / count)
+    assert max(pairs) < 100, "of each; of all pairs that share a seventh of their bits, 1,400"
 
 
 def test_no_image_and_one_image_are_no_duplicates():
     for count in (0, 1):
-        assert duplicates.near_duplicates(np.zeros((count, 776), np.uint8)).tolist() == [0] * count
+        assert fingerprints.near_duplicates(np.zeros((count, 776), np.uint8)).tolist() == [0] * count
 
 
 def test_fingerprints_are_kept_by_content_with_the_pixel_cache(sample, tmp_path, outputs, monkeypatch):
     shutil.copytree(sample, tmp_path / "data")
-    hashed, real = [], duplicates._fingerprints
+    hashed, real = [], duplicates.fingerprints
 
     def counted(pixels):
         hashed.append(len(pixels))
@@ -151,7 +166,7 @@ def test_fingerprints_are_kept_by_content_with_the_pixel_cache(sample, tmp_path,
         dataset = DataSource(str(tmp_path / "data/images"), str(tmp_path / "data/labels.csv")).open(32)
         return duplicates.duplicate_groups(dataset)
 
-    monkeypatch.setattr(duplicates, "_fingerprints", counted)
+    monkeypatch.setattr(duplicates, "fingerprints", counted)
     first = groups()
     assert sum(hashed) == len(first)
     assert groups().equals(first)
