@@ -5,6 +5,7 @@ different ones under as many names as there are images. The run that is read and
 which judge it, and of a tenth as many for validation; it was not trained and has no images.
 """
 
+import itertools
 import json
 import math
 import os
@@ -38,6 +39,7 @@ _DATA = "data"  # what is made first, and not measured
 _NAMES = [f"attribute{i:02d}" for i in range(ATTRIBUTES)]
 _PREVALENCE = np.geomspace(0.005, 0.6, ATTRIBUTES)
 _PROGRAM = "import sys; from mlkit.bench import scale; print(scale.run_piece(*sys.argv[1:]))"
+_NOISE = 0.02  # of what the smallest size takes
 _LONGER = 1.5  # than in proportion to the rows: what is allowed for when the time is short
 Piece = Callable[[Path], Callable[[], object]]  # reads its data below a folder, gives what is measured
 
@@ -51,53 +53,58 @@ def measure_scale(work: Path, rows: Sequence[int] = ROWS, minutes: float = math.
         minutes: what would take longer than what is left of these is left out.
 
     Returns:
-        Index piece; columns (seconds, rows), (MB, rows), NaN where left out; and, where there are three sizes or more,
-        (growth, seconds) and (growth, MB), see `growth`.
+        Index piece; columns (seconds, rows), (MB, rows), NaN where left out; and, of three sizes or more, (growth, seconds)
+        and (growth, MB), see `growth`.
 
     Raises:
         FailureError: if a piece fails.
     """
     end = time.monotonic() + 60 * minutes
-    found = pd.DataFrame(index=pd.Index(PIECES, name="piece"), columns=pd.MultiIndex.from_product([["seconds", "MB"], rows]))
+    columns = pd.MultiIndex.from_product([["seconds", "MB"], rows])
+    found = pd.DataFrame(math.nan, pd.Index(PIECES, name="piece"), columns)
     took: dict[str, float] = {}
-    for before, count in zip([0, *rows], rows):
+    for before, count in itertools.pairwise([rows[0], *rows]):
         (folder := work / str(count)).mkdir(parents=True)
         for piece in bar([_DATA, *PIECES], desc=f"{count:,} images", unit="piece"):
             started = time.monotonic()
-            expected = _LONGER * took[piece] * count / before if piece in took else 0
-            if started + expected > end or (before and piece not in took):
-                took.pop(piece, None)
-                if piece == _DATA:
-                    break
+            if started + _LONGER * took.get(piece, 0) * count / before > end:
+                took[piece] = math.inf
+            if math.isinf(took.get(piece, 0) + took.get(_DATA, 0)):
                 continue
             printed = in_own_process(["-c", _PROGRAM, piece, str(folder), str(count)], folder)
             took[piece] = time.monotonic() - started
             if piece != _DATA:
                 found.loc[piece, [("seconds", count), ("MB", count)]] = json.loads(printed.splitlines()[-1])
-    found = found.astype(float)
-    for what in ("seconds", "MB") if len(rows) > 2 else ():
-        found["growth", what] = growth(found[what])
-    return found
+    grown = {("growth", what): growth(pd.DataFrame(found[what])) for what in ("seconds", "MB") if len(rows) > 2}
+    return pd.concat([found, pd.DataFrame(grown, found.index)], axis=1)
 
 
 def growth(measured: pd.DataFrame) -> pd.Series:
     """Power of the rows by which what is measured grows between the two largest sizes, over what the smallest takes.
 
-    1 is linear, whatever an import or the start of a kernel takes. NaN where the middle size takes hardly more than the
-    smallest, so that nothing can be told.
+    1 is linear, whatever an import or the start of a kernel takes. Where the middle size takes hardly more than the
+    smallest, it is that at least; NaN where the largest does.
 
     Args:
         measured: by piece (rows) and number of images (columns, ascending, at least three).
     """
-    first, middle, last = measured.columns[[0, -2, -1]]
-    more, most = measured[middle] - measured[first], measured[last] - measured[first]
-    told = more > 0.02 * measured[last]
-    return np.log(most.where(told) / more) / math.log((last - first) / (middle - first))
+    rows, values = measured.columns.to_numpy(np.float64)[[0, -2, -1]], measured.to_numpy(np.float64)
+    more, most = (values[:, [-2, -1]] - values[:, [0]]).T
+    noise = _NOISE * values[:, 0]
+    power = np.log(np.where(most > noise, most, np.nan) / np.maximum(more, noise))
+    return pd.Series(power / math.log((rows[2] - rows[0]) / (rows[1] - rows[0])), measured.index)
+
+
+def readable(found: pd.DataFrame) -> str:
+    """What `measure_scale` found, for the eye."""
+    digits = {"seconds": 2, "MB": 0, "growth": 2}
+    text = {column: found[column].map(f"{{:,.{digits[column[0]]}f}}".format) for column in found.columns.tolist()}
+    return pd.DataFrame(text).rename_axis(None).replace("nan", "-").to_string()
 
 
 def run_piece(piece: str, folder: str, count: str) -> str:
-    """CPU seconds of a piece (its data read, large packages imported before) and its process's peak memory in MB, as JSON."""
-    import iterstrat.ml_stratifiers
+    """CPU seconds of a piece (its data read, large packages imported before), its process's peak memory in MB; as JSON."""
+    import iterstrat.ml_stratifiers  # noqa: F401
     import sklearn.metrics  # noqa: F401
 
     if piece == _DATA:

@@ -25,6 +25,13 @@ def add_to(commands: Any) -> None:
         "--inference", nargs="?", const="", metavar="RUN", help="prediction alone, of a run, by all that it was exported to"
     )
     command.add_argument("--profile", action="store_true", help="where the time of one training step goes, alone")
+    command.add_argument(
+        "--scale",
+        nargs="*",
+        type=int,
+        metavar="IMAGES",
+        help="how all grows with them (2000 20000 200000), alone",
+    )
     quality = command.add_argument_group("time to the quality of the seed's recipe")
     quality.add_argument("--to-quality", nargs="*", metavar="YAML", help="by these recipes (default: fast.yaml)")
     quality.add_argument("--labels", metavar="FILE", help="of --images (default: the sample data, small and from scratch)")
@@ -50,6 +57,10 @@ def bench(options: argparse.Namespace) -> int:
         if others := [name for name, value in {**given, "json": options.json or None}.items() if value is not None]:
             raise ParameterError(f"--inference takes no other options; leave out {', '.join(others)}")
         return _inference(options.inference)
+    if options.scale is not None:
+        if others := [name for name in given if given[name] is not None and name != "minutes"]:
+            raise ParameterError(f"--scale does not take {', '.join(others)}; leave that out")
+        return _scale(options)
     given["images"] = typed_path(given["images"]) if given["images"] else None
     config = BenchConfig(**{name: value for name, value in given.items() if value is not None})
     if options.profile:
@@ -74,6 +85,29 @@ def _inference(name: str) -> int:
     print(f"images/s, {processor()}\n{table.round(1).to_string(na_rep='-')}")
     if reasons:
         print(f"The ratios cannot be trusted: {'; '.join(reasons)}. Measure again with nothing beside it.")
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    """Print how every piece grows with the images."""
+    import json
+    import tempfile
+    from pathlib import Path
+
+    from mlkit.bench.machine import processor
+    from mlkit.bench.scale import ROWS, measure_scale, readable
+    from mlkit.files import make_folder, write_json
+    from mlkit.runs import outputs_root
+
+    rows = sorted(set(options.scale)) or list(ROWS)
+    if rows[0] < 20:
+        raise ParameterError(f"--scale {rows[0]}: 20 images are the fewest that can be split and judged")
+    with tempfile.TemporaryDirectory(prefix=".scale-", dir=make_folder(outputs_root()), ignore_cleanup_errors=True) as work:
+        found = measure_scale(Path(work), rows, options.minutes or float("inf"))
+    print(f"CPU seconds, peak memory in MB and their growth with the images, {processor()}\n{readable(found)}")
+    if options.json:
+        names = [" ".join(map(str, column)) for column in found.columns.tolist()]
+        write_json(options.json, json.loads(found.set_axis(names, axis=1).to_json()))
     return 0
 
 

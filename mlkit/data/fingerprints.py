@@ -1,7 +1,7 @@
 """Fingerprints of images, and the search for near duplicates among them.
 
-A fingerprint is a perceptual hash (ImageHash's 64-bit phash: signs of low frequencies of the grey picture) and a small colour
-thumbnail. Near duplicates differ in few bits of the hash, and their thumbnails agree. The hash alone finds candidates
+A fingerprint is a perceptual hash (ImageHash's 64-bit phash: signs of low frequencies of the grey picture) and a small
+colour thumbnail. Near duplicates differ in few bits of the hash, and their thumbnails agree. The hash alone finds candidates
 quickly but mistakes pictures of one composition for each other (drawings, product photos before a white wall); the
 thumbnails settle it.
 """
@@ -69,7 +69,8 @@ def _keys(distance: int, count: int) -> list[tuple[range, ...]]:
     """
 
     def cost(shared: int) -> float:
-        return math.comb(distance + shared, shared) * (_SORTING + count / 2 ** (BITS * shared // (distance + shared)))
+        equal = count / (1 << BITS * shared // (distance + shared))
+        return math.comb(distance + shared, shared) * (_SORTING + equal)
 
     shared = min(range(1, 7), key=cost)
     cuts = np.linspace(0, BITS, distance + shared + 1).astype(int).tolist()
@@ -93,7 +94,7 @@ class _Search:
 
     def among(self, key: tuple[range, ...]) -> None:
         """Join the near duplicates that are equal in these bits of their hashes."""
-        equal = np.zeros(len(self._hashes), np.uint64)
+        equal: np.ndarray = np.zeros(len(self._hashes), np.uint64)
         for band in key:
             equal = (equal << len(band)) | (self._hashes >> band.start) & ((1 << len(band)) - 1)
         # numbers of 16 bits are sorted in linear time
@@ -127,7 +128,9 @@ class _Search:
             _, number, sizes = np.unique(roots, return_inverse=True, return_counts=True)
             if len(sizes) < 2:
                 return
-            order = np.argsort(sizes[number], kind="stable")  # the smallest groups first: the largest is never left to the last
+            order = np.argsort(
+                sizes[number], kind="stable"
+            )  # the smallest groups first: the largest is not left to the last
             at, roots = at[order], roots[order]
             differing = self._hashes[at[:block], None] ^ self._hashes[at]
             near = (np.bitwise_count(differing) <= self._distance) & (roots[:block, None] != roots)
@@ -143,11 +146,12 @@ class _Search:
 
     def _pictures(self, numbers: np.ndarray) -> np.ndarray:
         """Their thumbnails."""
-        return self._thumbnails[self._originals[numbers]]
+        thumbnails: np.ndarray = self._thumbnails[self._originals[numbers]]
+        return thumbnails
 
 
 def _pairs(ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of positions within runs, many at a time: neighbours, then those two apart ...; `ends`: of each one's run."""
+    """All pairs of positions within runs, many at a time: neighbours, then those two apart ...; `ends` of their runs."""
     at = np.arange(len(ends))
     for apart in itertools.count(1):
         at = at[at + apart < ends[at]]

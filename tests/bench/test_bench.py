@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -30,6 +31,7 @@ from mlkit.bench import (
     plots,
     profile,
     reading,
+    scale,
     turns,
 )
 from mlkit.bench.machine import matrix_product
@@ -38,6 +40,7 @@ from mlkit.cli import main
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes
 from mlkit.errors import MlkitError
+from mlkit.files import environment
 from mlkit.models.device import Device
 from mlkit.models.networks import build_model
 from mlkit.runs import outputs_root
@@ -381,3 +384,42 @@ def test_prediction_is_measured_by_every_door_that_there_is(finished, monkeypatc
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+ +[\d.]+ +\d+\.\d\d x plain loop, \d workers$", out, re.M), name
     assert re.search(r"^ONNX Runtime +- +- +- +left out: mlkit export small --format onnx$", out, re.M)
     assert re.search(r"^OpenVINO, INT8 +- +- +- +left out: mlkit export small --int8$", out, re.M)
+
+
+def in_this_process(arguments, outputs):
+    with environment(MLKIT_OUTPUTS=str(outputs)):
+        return scale.run_piece(*arguments[2:]) + "\n"
+
+
+def test_scale_says_what_every_piece_takes_and_how_it_grows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scale, "in_own_process", in_this_process)
+    quick = {name: piece for name, piece in scale.PIECES.items() if not name.startswith("notebook")}
+    monkeypatch.setattr(scale, "PIECES", quick)
+    assert main(["bench", "--scale", "20", "40", "80", "--json", str(tmp_path / "scale.json")]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in quick)
+    figures = json.loads((tmp_path / "scale.json").read_text())
+    assert all(
+        figures[f"{what} {count}"][name] >= 0 for what in ("seconds", "MB") for count in (20, 40, 80) for name in quick
+    )
+    assert not list(outputs_root().glob(".scale-*"))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_growth_is_the_power_of_the_images_whatever_a_start_takes(power):
+    rows = np.array([2_000, 20_000, 200_000])
+    found = scale.growth(pd.DataFrame([0.5 + (rows / 1e5) ** power, [5, 5, 5.01]], columns=rows))
+    assert found[0] == pytest.approx(power, abs=0.1)
+    assert np.isnan(found[1]), "too little to tell"
+
+
+def test_scale_leaves_out_what_there_is_no_time_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "PIECES", {"split in three": scale.PIECES["split in three"]})
+    monkeypatch.setattr(scale, "in_own_process", in_this_process)
+    assert scale.measure_scale(tmp_path, [20, 40], minutes=0).isna().all(axis=None)
+
+
+def test_scale_takes_no_other_options(capsys):
+    assert main(["bench", "--scale", "--backbone", "resnet18"]) == 2
+    assert "--scale does not take backbone" in capsys.readouterr().err
+    assert main(["bench", "--scale", "5"]) == 2
