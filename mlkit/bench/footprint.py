@@ -110,16 +110,28 @@ def read_cache(
             optimizer.zero_grad(set_to_none=True)
 
 
+def process_environment(outputs: Path) -> dict[str, str]:
+    """Of a process that runs this Python with this mlkit, and with its outputs in another folder."""
+    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "MLKIT_OUTPUTS": str(outputs), "PYTHONIOENCODING": "utf-8"}
+    return os.environ | own
+
+
+def failure_of(status: int, errors: str) -> FailureError:
+    """Of a process that ended with `status` after it had written `errors`."""
+    last = (errors.strip().splitlines() or ["no message"])[-1]
+    return FailureError(f"a part of the bench failed in its own process with exit code {status}: {last}")
+
+
 def in_own_process(arguments: list[str], outputs: Path) -> str:
-    """Run this Python with this mlkit, and with its outputs in another folder; returns what it printed."""
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MLKIT_OUTPUTS": str(outputs)}
-    environment["PYTHONIOENCODING"] = "utf-8"
+    """Run Python in a process of its own; returns what it printed."""
     result = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, encoding="utf-8", check=False
+        [sys.executable, *arguments],
+        env=process_environment(outputs),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise FailureError(f"a part of the bench failed in its own process with exit code {result.returncode}: {last}")
+        raise failure_of(result.returncode, result.stderr)
     return result.stdout

@@ -52,11 +52,18 @@ def plain_loader(
     )
 
 
+def plain_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross entropy over the known cells."""
+    mask = (targets >= 0).float()
+    loss = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).float(), pos_weight=pos_weight, reduction="none")
+    return (loss * mask).sum() / mask.sum().clamp(min=1)
+
+
 def plain_train(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
-    pos_weight: Tensor,
+    pos_weight: Tensor | None,
     device: torch.device,
     steps: int | None = None,
 ) -> int:
@@ -67,11 +74,7 @@ def plain_train(
         if step == steps:
             break
         inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        mask = (targets >= 0).float()
-        loss = F.binary_cross_entropy_with_logits(
-            model(inputs), targets.clamp(min=0).float(), pos_weight=pos_weight, reduction="none"
-        )
-        loss = (loss * mask).sum() / mask.sum().clamp(min=1)
+        loss = plain_loss(model(inputs), targets, pos_weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

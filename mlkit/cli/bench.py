@@ -45,7 +45,9 @@ def add_to(commands: Any) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure this machine, and print the table."""
-    from mlkit.bench import BenchConfig, describe, measure, table
+    from mlkit.bench.config import BenchConfig
+    from mlkit.bench.report import describe, table
+    from mlkit.bench.turns import measure
     from mlkit.files import write_json
 
     if options.to_quality is not None:

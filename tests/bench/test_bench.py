@@ -19,23 +19,12 @@ from PIL import Image
 from tinynet import TINYNET
 from torch import nn
 
-from mlkit import bench
-from mlkit.bench import (
-    BenchConfig,
-    footprint,
-    inference,
-    load,
-    machine,
-    measure,
-    measurements,
-    plots,
-    profile,
-    reading,
-    scale,
-    turns,
-)
+from mlkit.bench import footprint, inference, load, machine, measurements, plots, profile, reading, scale, turns
+from mlkit.bench.config import BenchConfig
 from mlkit.bench.machine import matrix_product
 from mlkit.bench.photos import make_photos
+from mlkit.bench.report import describe, table
+from mlkit.bench.turns import measure
 from mlkit.cli import main
 from mlkit.data.labelfile import read_labels, write_labels
 from mlkit.data.labels import from_codes
@@ -161,9 +150,9 @@ def test_plain_is_the_better_of_its_two_ways_to_load(measured):
 
 def test_table_has_a_line_for_every_figure_and_the_machine_is_named(measured):
     figures, printed = measured
-    table = bench.table(figures)
-    assert len(table) == len(KEYS | LEFT_OUT) - 3  # the bound that was chosen is one of two; FLOPs and bytes stand above
-    for text in (*table.index, "machine:", "float32, channels_last", "x plain"):
+    lines = table(figures)
+    assert len(lines) == len(KEYS | LEFT_OUT) - 3  # the bound that was chosen is one of two; FLOPs and bytes stand above
+    for text in (*lines.index, "machine:", "float32, channels_last", "x plain"):
         assert text in printed
     assert f"torch {version('torch')}" in printed
     assert "own, the first is 64x64" in printed
@@ -176,7 +165,7 @@ def test_table_says_what_the_machine_does_not_have(measured):
     assert not LEFT_OUT & set(figures)
     for label in ("training: GEMM bound, bf16", "matrix product, bf16"):
         reason = "left out: ONEDNN_MAX_CPU_ISA is AVX2, which has no bf16 instructions"
-        assert bench.table(figures).loc[label].tolist() == ["-", "-", "-", "", reason]
+        assert table(figures).loc[label].tolist() == ["-", "-", "-", "", reason]
         assert reason in printed
 
 
@@ -194,8 +183,8 @@ def test_label_file_of_celebas_size_is_read_beside_pandas(asked, rows, label, me
     labels = read_labels(tmp_path / "many-labels.csv", values={"1": "yes", "-1": "no"})
     assert labels.shape == (rows, 40)
     assert 0.4 < labels.to_numpy(int).mean() < 0.6
-    table = bench.table(measured[0] | {"config": asdict(config)})
-    assert table.loc[f"label file of {label}: mlkit", "ratio"].endswith(" x pandas")
+    lines = table(measured[0] | {"config": asdict(config)})
+    assert lines.loc[f"label file of {label}: mlkit", "ratio"].endswith(" x pandas")
 
 
 @pytest.mark.parametrize(("native", "asked", "expected"), [(True, None, 2), (False, None, 1), (False, torch.bfloat16, 2)])
@@ -287,7 +276,7 @@ def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios
     beside = load.summarise([load.Moment(0.0, 0.0, 0.0, 0.0, 1), load.moment()])
     assert beside["queue"] == 2
     assert load.doubts(beside, ratios) == doubts
-    told = bench.describe(measured[0] | {"load": beside, "doubts": doubts})
+    told = describe(measured[0] | {"load": beside, "doubts": doubts})
     assert ("The ratios cannot be trusted" in told) == bool(doubts)
     assert all(doubt in told for doubt in doubts)
 
