@@ -104,7 +104,7 @@ def sources(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("mlkit", ["heif", "tensorboard", "export", "int8"]),
+        ("mlkit", ["heif", "tensorboard", "export", "int8", "peers"]),
         ("notebooks", []),
         ("tests", ["heif", "tensorboard", "test", "fuzz", "export", "int8"]),
     ],

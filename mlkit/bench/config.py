@@ -27,6 +27,7 @@ class BenchConfig:
     precision: str = "auto"
     # images of the larger generated cache, the smaller has a tenth; 0 leaves that part out
     cache_count: Annotated[int, Between(0)] = 20_000
+    peers: bool = False  # train by other libraries, too
 
     def __post_init__(self) -> None:
         check_fields(self)

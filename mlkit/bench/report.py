@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 
 from mlkit.bench.config import BenchConfig
+from mlkit.bench.peers.race import FIGURES, PEERS
 from mlkit.bench.reading import ATTRIBUTES, ROWS, parts
 from mlkit.data.cache import cores
+
+_PLAIN_PEER = "peer_plain_img_per_s"
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,22 @@ def _rows(config: BenchConfig) -> list[_Row]:
     ]
 
 
+def _ratios(config: BenchConfig) -> list[tuple[str, str]]:
+    """Figures, and those that they are divided by."""
+    pairs = [(row.key, other) for row in _rows(config) for other in row.ratios.values()]
+    peers = [f"peer_{name}_img_per_s" for name in PEERS]
+    return pairs + [(key, _PLAIN_PEER) for key in ("floor_img_per_s", "step_img_per_s", *peers) if config.peers]
+
+
 def medians(samples: Mapping[str, list[float]], config: BenchConfig) -> dict[str, Any]:
     """Medians by name; beside them `spread` and `ratios`, see `turns.measure`."""
     return {
         **{key: statistics.median(values) for key, values in samples.items()},
         "spread": {key: [min(values), max(values)] for key, values in samples.items()},
         "ratios": {
-            f"{row.key}/{other}": statistics.median(a / b for a, b in zip(samples[row.key], samples[other], strict=True))
-            for row in _rows(config)
-            for other in row.ratios.values()
-            if row.key in samples
+            f"{key}/{other}": statistics.median(a / b for a, b in zip(samples[key], samples[other], strict=True))
+            for key, other in _ratios(config)
+            if key in samples
         },
     }
 
@@ -93,6 +102,23 @@ def table(figures: Mapping[str, Any]) -> pd.DataFrame:
             lines.append((row.label, "-", "-", "-", "", f"left out: {figures['left_out'][row.key]}"))
     columns = ["measured", "median", "low", "high", "unit", "ratio"]
     return pd.DataFrame(lines, columns=columns).set_index("measured")
+
+
+def peers_table(figures: Mapping[str, Any]) -> pd.DataFrame:
+    """What people would pick instead, a row each, below the floor and the pure step; or why there are no figures."""
+    names = {"floor": ["floor_img_per_s"], "pure step": ["step_img_per_s"]}
+    names |= {label: [f"peer_{name}_{figure}" for figure in FIGURES] for name, (label, _) in PEERS.items()}
+    columns = ["images/s", "low", "high", "first epoch, s", "start to first step, s", "peak memory, MB", "ratio"]
+    lines: dict[str, dict[str, str]] = {}
+    for label, keys in names.items():
+        if keys[0] in figures:
+            numbers = [figures[keys[0]], *figures["spread"][keys[0]], *(figures[key] for key in keys[1:])]
+            texts = (f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in numbers)
+            ratio = f"{figures['ratios'][f'{keys[0]}/{_PLAIN_PEER}']:.2f} x {PEERS['plain'][0]}"
+            lines[label] = {**dict(zip(columns, texts, strict=False)), "ratio": ratio}
+        else:
+            lines[label] = {"ratio": f"left out: {figures['left_out'][keys[0]]}"}
+    return pd.DataFrame.from_dict(lines, orient="index").reindex(columns=columns).fillna("").rename_axis("training")
 
 
 def describe(figures: Mapping[str, Any]) -> str:

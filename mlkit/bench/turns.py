@@ -21,6 +21,7 @@ from mlkit.bench.load import doubts, moment, summarise
 from mlkit.bench.machine import processor, seconds_per_image, tuned_convolutions
 from mlkit.bench.measurements import EPOCHS, Measurements
 from mlkit.bench.memory import memory, memory_of_caches
+from mlkit.bench.peers.race import PEERS, peer
 from mlkit.bench.photos import labelled_images
 from mlkit.bench.reading import label_file
 from mlkit.bench.report import medians
@@ -34,6 +35,7 @@ from mlkit.training.config import TrainConfig
 VALIDATION = 0.25  # share of the images that is held out
 TURNS = 3  # that the number of images is chosen for
 PASSES = 12  # of the plain loop over the training images, that a turn of all measurements takes as long as, about
+PEER_PASSES = EPOCHS + 1.0  # those of one peer: its epochs, its validations and its start
 SHARE = 0.8  # of the time, for the turns; the rest is for what is measured once
 
 
@@ -107,6 +109,8 @@ def _take_turns(config: BenchConfig, bench: Measurements, started: float) -> tup
             began = time.monotonic()
             for measurement in turn:
                 taken.take(measurement)
+            for name in PEERS if config.peers else ():
+                taken.take(peer, bench, name)
             turns, longest = turns + 1, max(longest, time.monotonic() - began)
         taken.take(bench.duplicates)
         taken.take(label_file, bench.work, config)
@@ -114,6 +118,8 @@ def _take_turns(config: BenchConfig, bench: Measurements, started: float) -> tup
         if config.cache_count:
             taken.take(memory_of_caches, bench, config, started + 60 * config.minutes)
     samples = taken.samples
+    for failed in bench.left_out.keys() & samples.keys():  # a peer, in a later turn
+        del samples[failed]
     better = max("plain_0_workers_img_per_s", "plain_n_workers_img_per_s", key=lambda key: statistics.median(samples[key]))
     samples["plain_img_per_s"] = samples[better]
     return taken, turns
@@ -137,6 +143,6 @@ def training_config(config: BenchConfig) -> TrainConfig:
 def _fitting_count(config: BenchConfig, device: Device) -> int:
     """Images with which `TURNS` turns fit into the time; at least three batches."""
     most = 128 if device.device.type == "cpu" else 4096
-    passes = TURNS * PASSES * (1 - VALIDATION)
+    passes = TURNS * (PASSES + (len(PEERS) * PEER_PASSES if config.peers else 0)) * (1 - VALIDATION)
     fitting = int(60 * config.minutes * SHARE / passes / seconds_per_image(config.backbone, config.image_size, device))
     return max(3 * config.batch_size, min(fitting, most))

@@ -12,7 +12,7 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser("bench", help="measure the speed here, beside a plain loop and the machine's limit")
     command.add_argument("--images", metavar="DIR", help="folder of images (default: generated photos)")
-    command.add_argument("--minutes", type=float, help="time that images and repeats are fitted to (default: 3)")
+    command.add_argument("--minutes", type=float, help="that images and repeats are fitted to (default: 3; with --peers 15)")
     command.add_argument("--count", type=int, help="images to use (default: what fits, at most 128 on a CPU, 4096 on a GPU)")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the network's input (default: 224)")
     command.add_argument("--backbone", help="network of torchvision (default: resnet18)")
@@ -32,6 +32,9 @@ def add_to(commands: Any) -> None:
         metavar="IMAGES",
         help="how all grows with them (2000 20000 200000), alone",
     )
+    command.add_argument(
+        "--peers", action="store_true", default=None, help="beside timm, fastai and Lightning, each in a process of its own"
+    )
     quality = command.add_argument_group("time to the quality of the seed's recipe")
     quality.add_argument("--to-quality", nargs="*", metavar="YAML", help="by these recipes (default: fast.yaml)")
     quality.add_argument("--labels", metavar="FILE", help="of --images (default: the sample data, small and from scratch)")
@@ -46,7 +49,7 @@ def add_to(commands: Any) -> None:
 def bench(options: argparse.Namespace) -> int:
     """Measure this machine, and print the table."""
     from mlkit.bench.config import BenchConfig
-    from mlkit.bench.report import describe, table
+    from mlkit.bench.report import describe, peers_table, table
     from mlkit.bench.turns import measure
     from mlkit.files import write_json
 
@@ -63,6 +66,8 @@ def bench(options: argparse.Namespace) -> int:
         if others := [name for name in given if given[name] is not None and name != "minutes"]:
             raise ParameterError(f"--scale does not take {', '.join(others)}; leave that out")
         return _scale(options)
+    if options.peers and given["minutes"] is None:
+        given["minutes"] = 15.0  # five trainings more in every turn
     given["images"] = typed_path(given["images"]) if given["images"] else None
     config = BenchConfig(**{name: value for name, value in given.items() if value is not None})
     if options.profile:
@@ -72,6 +77,8 @@ def bench(options: argparse.Namespace) -> int:
         return 0
     figures = measure(config)
     print(f"{describe(figures)}\n\n{table(figures).rename_axis(None).to_string()}")
+    if options.peers:
+        print(f"\n{peers_table(figures).rename_axis(None).to_string()}")
     if options.json:
         write_json(options.json, figures)
     return 0
@@ -115,7 +122,7 @@ def _scale(options: argparse.Namespace) -> int:
 
 def _to_quality(options: argparse.Namespace) -> int:
     """Print how soon recipes reach what the seed's reaches."""
-    if others := [name for name in ("inference", "profile", "repeats", "cache_count") if getattr(options, name)]:
+    if others := [name for name in ("inference", "profile", "peers", "repeats", "cache_count") if getattr(options, name)]:
         raise ParameterError(f"--to-quality does not take {', '.join(others)}; leave that out")
     from mlkit.bench.quality import describe, time_to_quality
     from mlkit.cli.given import given_parameters

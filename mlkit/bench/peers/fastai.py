@@ -1,6 +1,7 @@
 """fastai: `vision_learner` on a `DataBlock`, its own Adam; with torchvision's head instead of its larger one.
 
-Its mixed precision is for CUDA alone, so that it computes in float32 on every CPU; channels_last by its own callback.
+A network that it knows no body of is taken whole. Its mixed precision is for CUDA alone, so that it computes in float32 on
+every CPU; channels_last by its own callback.
 """
 
 from typing import Any
@@ -14,10 +15,12 @@ from fastai.vision.all import (
     ColSplitter,
     DataBlock,
     ImageBlock,
+    Learner,
     Normalize,
     RegressionBlock,
     Resize,
     imagenet_stats,
+    model_meta,
     vision_learner,
 )
 
@@ -48,18 +51,13 @@ if __name__ == "__main__":
     )
     options: dict[str, Any] = {"bs": job.batch_size, "num_workers": job.workers, "persistent_workers": job.workers > 0}
     data = block.dataloaders(table, drop_last=False, device=job.device, **options)
-    learner = vision_learner(
-        data,
-        getattr(torchvision.models, job.backbone),
-        n_out=len(attributes),
-        pretrained=False,
-        loss_func=plain_loss,
-        cbs=[ChannelsLast(), SayStep()],
-        concat_pool=False,
-        lin_ftrs=[],
-        ps=0.0,
-        first_bn=False,
-    )
+    arch = getattr(torchvision.models, job.backbone)
+    learning: dict[str, Any] = {"loss_func": plain_loss, "cbs": [ChannelsLast(), SayStep()]}
+    if arch in model_meta:
+        head = {"concat_pool": False, "lin_ftrs": [], "ps": 0.0, "first_bn": False}
+        learner = vision_learner(data, arch, n_out=len(attributes), pretrained=False, **head, **learning)
+    else:
+        learner = Learner(data, arch(num_classes=len(attributes)), **learning)
     if job.bf16 and job.device == "cuda":
         learner.to_bf16()
     with learner.no_bar(), learner.no_logging():

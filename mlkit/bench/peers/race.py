@@ -81,6 +81,11 @@ def _job(bench: Measurements) -> Job:
     )
 
 
+def _program(name: str) -> list[str]:
+    """Arguments of Python that run a peer."""
+    return ["-m", f"mlkit.bench.peers.{name}"]
+
+
 def _watch(name: str, place: Path) -> tuple[float, list[float], float]:
     """Seconds from the start of a peer to the end of its imports, and to each step; and its peak memory in MB.
 
@@ -88,7 +93,7 @@ def _watch(name: str, place: Path) -> tuple[float, list[float], float]:
         FailureError: if it fails.
     """
     environment = process_environment(place) | {"HF_HUB_OFFLINE": "1"}  # of timm's hub client nothing is wanted
-    command = [sys.executable, "-m", f"mlkit.bench.peers.{name}", str(place / "job.json")]
+    command = [sys.executable, *_program(name), str(place / "job.json")]
     moments: dict[str, list[float]] = {READY: [], STEP: []}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""timm's training script, train.py, which its package does not install: what that script puts together, without augmentation.
+"""timm's training script, train.py, which its package does not install: what that script puts together.
 
 Taken as it has it on a CPU: `create_loader` with its uint8 prefetcher and workers that stay, `create_optimizer_v2`,
-channels_last, bf16 autocast where the hardware multiplies it, a validation after every epoch. Left out is what would cost time
-and teach nothing here: moving average, learning rate schedule, checkpoints, logs.
+channels_last, bf16 autocast where the hardware multiplies it, a validation after every epoch. Left out is what would cost
+time and teach nothing here: augmentation, moving average, learning rate schedule, checkpoints, logs.
 """
 
 from typing import Any
