@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlkit.bench.load import moment, summarise
+from mlkit.bench.load import doubts, moment, summarise
 from mlkit.bench.machine import processor
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import write_labels
@@ -26,7 +26,6 @@ from mlkit.training.loop import split_dataset
 from mlkit.training.recipe import SEED, Recipe
 
 YARDSTICK = "seed"
-_BUSY = 0.1  # share of the cores that others may take
 
 
 def time_to_quality(
@@ -45,9 +44,6 @@ def time_to_quality(
         `trainings`: for each its recipe, seed, seconds and validation mAP after each epoch, and mAP on the test images.
         Seconds begin with the training, data decoded, what comes before its first epoch included. Beside them `recipes`
         (all settings), `processor`, `load` (see `bench.load`) and `count` (of images).
-
-    Raises:
-        MlkitError: if data or settings cannot be used.
     """
     if seeds < 1:
         raise ParameterError(f"seeds is {seeds}; it must be at least 1")
@@ -63,9 +59,9 @@ def time_to_quality(
         environment(MLKIT_OUTPUTS=work),
     ):
         dataset = _open(known[YARDSTICK], count, Path(work))
-        for recipe in known.values():  # what is imported, and hashed for the split, no training pays for
-            build_model(recipe.config.backbone, len(dataset.attributes), recipe.config.weights, recipe.config.image_size)
-            split_dataset(dataset, recipe.config)
+        config = known[YARDSTICK].config  # what is imported, and hashed for the split, no training pays for
+        build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
+        split_dataset(dataset, config)
         trainings: list[dict[str, Any]] = []
         moments, started, longest = [moment()], time.monotonic(), 0.0
         for seed in range(seeds):
@@ -118,15 +114,13 @@ def conclude(rows: pd.DataFrame, level: float = 0.95) -> list[str]:
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """Table, conclusions and what they rest on, for people."""
-    rows, others = table(figures), figures["load"]["others"]
+    """Table, conclusions and what they rest on."""
+    rows = table(figures)
+    seeds = rows.index.unique("seed").size
     lines = [rows.to_string(float_format="{:.4g}".format, na_rep="never"), *conclude(rows)]
-    lines.append(
-        f"95 % intervals over {rows.index.unique('seed').size} seeds, one split of {figures['count']} images; "
-        f"{figures['processor']}"
-    )
-    if others > _BUSY:
-        lines.append(f"Seconds are rough, take those of the CPU: other work took {others:.0%} of the cores.")
+    lines.append(f"95 % intervals over {seeds} seeds, one split of {figures['count']} images; {figures['processor']}")
+    if reasons := doubts(figures["load"], [1.0]):
+        lines.append(f"The seconds are rough, take those of the CPU: {'; '.join(reasons)}.")
     return "\n".join(lines)
 
 
@@ -145,15 +139,13 @@ def _train(dataset: MultiLabelDataset, recipe: Recipe, work: Path) -> dict[str, 
     """One training's seconds and validation mAP by epoch, and what it is worth on the test images."""
     for kept in work.glob(f"cache/*/{KEPT}*"):  # each pays for its features itself
         kept.unlink()
-    clocks = {"seconds": time.monotonic, "cpu_seconds": time.process_time}
-    started = {name: clock() for name, clock in clocks.items()}
-    taken: dict[str, list[float]] = {name: [] for name in clocks}
+    taken = [(time.monotonic(), time.process_time())]
 
     def watch(_: Any) -> bool:
-        for name, clock in clocks.items():
-            taken[name].append(round(clock() - started[name], 2))
+        taken.append((time.monotonic(), time.process_time()))
         return False
 
     run = train_quietly(dataset, recipe.config, work / "run", watch)
+    spent = dict(zip(("seconds", "cpu_seconds"), np.subtract(taken[1:], taken[0]).round(2).T.tolist(), strict=True))
     test = run.read_json("metrics.json")["mean"]["AP"]
-    return {**taken, "mAP": run.read_table("epochs.csv").mAP.to_list(), "test_mAP": test}
+    return {**spent, "mAP": run.read_table("epochs.csv").mAP.to_list(), "test_mAP": test}

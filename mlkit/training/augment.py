@@ -104,7 +104,7 @@ class Augmentation(Strengths):
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:
-    """Images uint8 (batch, H, W, 3) at a smaller side, each pixel the mean of those that it stands for."""
+    """Images uint8 (batch, H, W, 3) at a smaller side, antialiased."""
     if side == pixels.shape[1]:
         return pixels
     images = pixels.permute(0, 3, 1, 2)

@@ -31,7 +31,7 @@ FIGURES = {
         training("seed", 1, [0.5, 0.8, 0.8], 0.7, 4.0),
         training("fast", 1, [0.79, 0.8], 0.9),
     ],
-    "load": {"others": 0.5},
+    "load": {"others": 0.5, "steal": 0.0},
     "processor": "a processor",
     "count": 12,
 }
