@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from mlkit.runs import Run
 from mlkit.training.augment import shrink
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
+from mlkit.training.gradients import fast_gradients
 from mlkit.training.objective import Objective, Targets, image_weights
 from mlkit.training.optim import WeightAverage, build_optimizer, penalty
 from mlkit.training.prior import EVALUATION_BATCH, estimate_prior
@@ -142,7 +144,9 @@ class TrainingStep:
             suggested: Targets = ()
             if self._suggested is not None:
                 suggested = [(weight, self._suggested[where[images]]) for weight, images in terms]
-            sum_and_count = self.objective(self._logits(inputs[part]), mixed, self._epoch, suggested)
+            with nullcontext() if self.config.compile else fast_gradients(self._partly_frozen.upper, self.device):
+                logits = self._logits(inputs[part])
+            sum_and_count = self.objective(logits, mixed, self._epoch, suggested)
             sum_and_count[0].backward()  # type: ignore[no-untyped-call]
             total += sum_and_count.detach()
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]

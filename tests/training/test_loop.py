@@ -28,6 +28,7 @@ from mlkit.models.modelfile import load_model, save_model
 from mlkit.models.networks import build_model, compute_logits
 from mlkit.models.torchfile import load_torch, save_torch
 from mlkit.runs import Run, outputs_root
+from mlkit.training import gradients
 from mlkit.training import loop as train_module
 from mlkit.training import step as step_module
 from mlkit.training.config import TrainConfig
@@ -340,6 +341,19 @@ def test_augmented_training_differs_and_is_reproducible(dataset, sample):
     )
     assert first.equals(again)
     assert not first.equals(plain)
+
+
+def test_training_without_avx512_takes_products_for_weight_gradients_and_learns_the_same(dataset, sample, monkeypatch):
+    calls, product = [], gradients.weight_gradient
+    monkeypatch.setattr(gradients, "_FEW", 8)  # as many as a tinynet has
+    monkeypatch.setattr(gradients, "weight_gradient", lambda *given: calls.append(given) or product(*given))
+    losses = []
+    for capability in ("AVX512", "AVX2"):
+        assert not calls
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        losses.append(start(capability, replace(CONFIG, epochs=1), dataset, sample)[0].read_table("history.csv").loss)
+    assert len(calls) == len(losses[0]), "of two convolutions, one is of the images"
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_compiled_training_goes_through_torch_compile(dataset, sample, monkeypatch):
