@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mlkit.models.device import Device
+from mlkit.models.device import Device, keep_freed_memory
 from mlkit.models.networks import build_model
 
 _LONG = 0.5  # seconds of five matrix products; what is as slow at a small size gains nothing by a larger one
@@ -95,6 +95,16 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
+
+
+@contextmanager
+def usual_memory() -> Iterator[None]:
+    """Let the C library do with freed memory what it does in a process that mlkit has not told to keep it."""
+    keep_freed_memory(False)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
 
 
 @contextmanager

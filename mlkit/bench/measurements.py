@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.bench.footprint import wall_seconds
-from mlkit.bench.machine import latency_ms, matrix_product, memory_traffic, synchronise
+from mlkit.bench.machine import latency_ms, matrix_product, memory_traffic, synchronise, usual_memory
 from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.cache import cores
 from mlkit.data.dataset import batches
@@ -34,6 +34,7 @@ from mlkit.training.config import TrainConfig
 from mlkit.training.loop import split_dataset, train
 
 EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
+ASKED, PREDICTED = 32, 96  # images that prediction takes at once, those of a folder at least
 SEARCHED, FRAMES = 50_000, 8_000  # images among which near duplicates are searched: unrelated ones, and of one scene
 
 
@@ -163,21 +164,20 @@ class Measurements:
     def predict(self) -> dict[str, float]:
         """Inference on a folder and on a single image, from files to probabilities."""
         predictor = Predictor.load(self.model_file, self.config.device, self.config.precision, quiet=True)
-        predictor.predict(self.files[:32])  # choice of kernels, for batches as large as its own
-        plain = []
-        for workers in (0, cores()):
-            loader = plain_loader(self.images, self.batch_size, workers, self.device.device, shuffle=False)
-            with self._timed() as seconds:
-                plain_predict(self.plain, loader, self.device.device)
-            plain.append(len(self.files) / seconds())
+        # whole batches, so that all meet kernels that were chosen before; several, for of the first nothing is decoded ahead
+        files = self.files * -(-PREDICTED // len(self.files))
+        files = files[: len(files) // ASKED * ASKED]
+        predictor.predict(files[:ASKED])
+        plain = [self._plain_predict(files, ASKED, workers) for workers in (0, cores())]
         with self._timed() as seconds:
-            predictor.predict(self.files)
-        single = PlainImages(self.files[:1], self.images.targets, self.config.image_size)
-        one = plain_loader(single, 1, 0, self.device.device, shuffle=False)
+            predictor.predict(files)
+        one = plain_loader(self._images(files[:1]), 1, 0, self.device.device, shuffle=False)
+        with usual_memory():
+            plain_one = latency_ms(lambda: plain_predict(self.plain, one, self.device.device))
         return {
             "plain_predict_img_per_s": max(plain),
-            "mlkit_predict_img_per_s": len(self.files) / seconds(),
-            "plain_predict_one_ms": latency_ms(lambda: plain_predict(self.plain, one, self.device.device)),
+            "mlkit_predict_img_per_s": len(files) / seconds(),
+            "plain_predict_one_ms": plain_one,
             "mlkit_predict_one_ms": latency_ms(lambda: predictor.predict(self.files[0])),
         }
 
@@ -233,9 +233,19 @@ class Measurements:
     def _plain_epoch(self, workers: int) -> float:
         """Images per second over a whole epoch, the wait for its first batch included."""
         loader = self.loaders[workers]
-        with self._timed() as seconds:
+        with usual_memory(), self._timed() as seconds:
             seen = plain_train(self.plain, loader, self.plain_optimizer, self.weighting, self.device.device)
         return seen / seconds()
+
+    def _plain_predict(self, files: list[Path], batch_size: int, workers: int) -> float:
+        """Images per second of the plain loop over a folder."""
+        loader = plain_loader(self._images(files), batch_size, workers, self.device.device, shuffle=False)
+        with usual_memory(), self._timed() as seconds:
+            plain_predict(self.plain, loader, self.device.device)
+        return len(files) / seconds()
+
+    def _images(self, files: list[Path]) -> PlainImages:
+        return PlainImages(files, torch.zeros(len(files), self.images.targets.shape[1]), self.config.image_size)
 
     def _bare_step(self, size: int) -> None:
         with self.device.autocast():

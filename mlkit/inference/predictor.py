@@ -22,7 +22,7 @@ from mlkit.evaluation.guarantee import Guarantee
 from mlkit.evaluation.thresholds import rests_on_few
 from mlkit.files import resolve, shown
 from mlkit.inference.views import mean_logits, named_views
-from mlkit.models.device import Device, choose_device
+from mlkit.models.device import Device, choose_device, keep_freed_memory
 from mlkit.models.modelfile import load_model
 from mlkit.models.networks import folded, place
 from mlkit.progress import bar, say
@@ -155,6 +155,7 @@ class Predictor:
             probability and no decision (NA). A file that cannot be decoded is one row, with its error and nothing else.
         """
         remarkable: dict[str, tuple[Levels | None, bool]] = {}
+        keep_freed_memory()
         with ThreadPoolExecutor() as executor:
             for batch in _ahead(executor, self._decode, images, batch_size):
                 names = [str(path).encode(errors="backslashreplace").decode() for path, _ in batch]  # it may be no UTF-8

@@ -281,6 +281,26 @@ def test_ratios_are_doubted_where_others_take_the_cores(busy, steal, own, ratios
     assert all(doubt in told for doubt in doubts)
 
 
+def test_the_plain_loop_has_the_memory_of_a_process_without_mlkit(tmp_path, monkeypatch):
+    """And prediction is asked for whole batches, of more than one batch."""
+    kept, seen = [True], []
+    monkeypatch.setattr(machine, "keep_freed_memory", lambda keep=True: kept.append(keep))
+    monkeypatch.setattr(measurements, "plain_train", lambda *given: seen.append((kept[-1], "train")) or 8)
+    monkeypatch.setattr(measurements, "plain_predict", lambda model, loader, device: seen.append((kept[-1], loader)))
+    predictor = SimpleNamespace(predict=lambda files: seen.append((kept[-1], files)))
+    monkeypatch.setattr(measurements.Predictor, "load", lambda *given, **options: predictor)
+    bench = object.__new__(measurements.Measurements)
+    bench.files, bench.images = [tmp_path / f"{i}.jpg" for i in range(40)], SimpleNamespace(targets=torch.zeros(40, 4))
+    bench.loaders, bench.device, bench.config = {0: None}, Device(torch.device("cpu"), None, "as asked"), TrainConfig()
+    bench.plain = bench.plain_optimizer = bench.weighting = bench.model_file = None
+    figures = bench.plain_serial() | bench.predict()
+    assert all(figures[f"{name}_predict_img_per_s"] > 0 for name in ("plain", "mlkit"))
+    assert seen.pop(0) == (False, "train")
+    assert [(keep, len(files)) for keep, files in seen if isinstance(files, list)] == [(True, 32), (True, 96)]
+    loaders = [what for keep, what in seen if not keep]
+    assert [len(loader.dataset) for loader in loaders] == [96, 96, *[1] * machine.LATENCIES]
+
+
 def test_figure_shows_the_numbers(measured):
     figures, _ = measured
     figure, ax = plt.subplots()
