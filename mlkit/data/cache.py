@@ -1,19 +1,18 @@
 """The pixel cache: every image is decoded once, then training reads uint8 pixels from a memory map.
 
-A cache is a folder with two files. `pixels.u8` holds rows of (size, size, 3) bytes, each written once; `index.csv` says
+A cache is a folder. `pixels.u8`, `pixels-1.u8` ... hold rows of (size, size, 3) bytes, each written once; `index.csv` says
 which row belongs to which file (path, size, times) and is replaced whole. A row counts only once the index names it, so a
-cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode. Of a
-file that was touched in any way, even if size and mtime are the same (as in archives that store no times), the content is
-read again and decides.
+cache is whole at any moment: an interrupted build goes on where it stopped, a changed or added image costs one decode, a
+part that is gone those of its images. Of a file that was touched in any way, even if size and mtime are the same (as in
+archives that store no times), the content is read again and decides.
 What else is computed of every image's pixels may be kept beside them, by the content of the file.
-Once most rows belong to files that are no more, a new `pixels.u8` is begun; processes that have the old one open keep it.
+Once most rows belong to files that are no more, they are begun anew; processes that have the old ones open keep them.
 """
 
 import errno
 import hashlib
 import os
 import stat
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,7 +29,7 @@ from filelock import FileLock
 
 from mlkit.data.images import DECODER, decode_image, digest_content, notes, read_bytes
 from mlkit.data.levels import Levels
-from mlkit.data.memmap import MemmapRows, count_rows
+from mlkit.data.memmap import PartedRows, Parts, RowWriter
 from mlkit.data.reading import AS_USUAL, Reading
 from mlkit.errors import ImageError, MlkitError, WriteError
 from mlkit.files import atomic, check_space, make_folder, shown, write_csv
@@ -87,7 +86,7 @@ class PixelCache:
         self.reading = reading
         self.entries = entries
         self.problems = missing | {image: e.problem for image, e in entries.items() if e.problem}
-        self._pixels = MemmapRows(path / "pixels.u8", size * size * 3)
+        self._pixels = PartedRows(_parts(path, size))
 
     @property
     def levels(self) -> list[Levels]:
@@ -136,8 +135,8 @@ def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading
     key = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
     path = make_folder(outputs_root() / "cache" / f"{folder.name[:80]}-{key}-{size}px-{DECODER}")
     with FileLock(path / "lock"):
-        rows = count_rows(path / "pixels.u8", size * size * 3)
-        known = _read_index(path / "index.csv", rows)
+        parts = _parts(path, size)
+        known = _with_pixels(_read_index(path / "index.csv"), parts)
         stats: dict[str, os.stat_result] = {}
         missing: dict[str, str] = {}
         for image in images:
@@ -155,14 +154,16 @@ def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading
         renewed = _with_same_content(folder, touched, stats, known)
         known |= renewed
         todo = [image for image in touched if image not in renewed]
-        if todo and rows > 2 * len(known):
+        if todo and sum(parts.counts().values()) > 2 * len(known):
             (path / "index.csv").unlink(missing_ok=True)  # first: it must never speak of another file's rows
-            with suppress(PermissionError):  # Windows, where another process reads it: then it grows, until a later time
-                (path / "pixels.u8").unlink()
-                todo, known = list(stats), {}
+            for part in parts.counts():
+                with suppress(PermissionError):  # Windows, where another process reads it: then it stays, until a later time
+                    parts.file(part).unlink()
+            known = _with_pixels(known, parts)
+            todo = list(dict.fromkeys([*todo, *(image for image in stats if image not in known)]))
         if touched:
             try:
-                _decode_into(path, folder, todo, stats, size, reading, known)
+                _decode_into(parts, folder, todo, stats, size, reading, known)
             except OSError as error:
                 raise MlkitError(
                     f"{shown(path)}: the pixel cache cannot be written ({error.strerror}); mend that, or set MLKIT_OUTPUTS "
@@ -171,8 +172,12 @@ def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading
         return PixelCache(path, size, reading, {image: known[image] for image in stats}, missing)
 
 
+def _parts(path: Path, size: int) -> Parts:
+    return Parts(path / "pixels.u8", size * size * 3)
+
+
 def _decode_into(
-    path: Path,
+    parts: Parts,
     folder: Path,
     todo: list[str],
     stats: dict[str, os.stat_result],
@@ -180,14 +185,11 @@ def _decode_into(
     reading: Reading,
     known: dict[str, Entry],
 ) -> None:
-    """Decode images in parallel threads into new rows of the pixel file, committing the index now and then."""
-    row_bytes = size * size * 3
+    """Decode images in parallel threads into new rows of the pixel files, committing the index now and then."""
     way_out = "free some, set MLKIT_OUTPUTS to a folder on a larger disk, or lower image_size"
-    check_space(path.parent, len(todo) * row_bytes, "the pixel cache needs", way_out)
-    (path / "pixels.u8").touch()
-    file = open(path / "pixels.u8", "r+b", buffering=0)  # noqa: SIM115, closed below
-    start = -(-file.seek(0, os.SEEK_END) // row_bytes)  # never into a row that another process may have open
-    writing = threading.Lock()  # a file has one position; to write at another (os.pwrite) is not in Windows
+    check_space(parts.path.parent.parent, len(todo) * parts.row_bytes, "the pixel cache needs", way_out)
+    pixels = RowWriter(parts)
+    start = parts.end()  # never into a row that another process may have open
 
     def decode(image: str, row: int) -> tuple[str, Entry]:
         digest = problem = ""
@@ -197,10 +199,7 @@ def _decode_into(
             digest = digest_content(data)
             decoded = decode_image(data, folder / image, size, reading)
             facts = {"several": int(decoded.several)} | (asdict(decoded.levels) if decoded.levels else {})
-            with writing:
-                file.seek(row * row_bytes)
-                if file.write(decoded.pixels.tobytes()) < row_bytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            pixels.write(row, decoded.pixels.tobytes())
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
         return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem, **facts)
@@ -213,24 +212,21 @@ def _decode_into(
             image, entry = future.result()
             known[image] = entry
             if time.monotonic() - committed > _COMMIT_SECONDS:
-                _commit(path, file, known)
+                _commit(parts.path.parent, pixels, known)
                 committed = time.monotonic()
     finally:
         executor.shutdown(cancel_futures=True)
-        try:
-            _commit(path, file, known)
-        finally:
-            file.close()
+        _commit(parts.path.parent, pixels, known)
 
 
-def _commit(path: Path, file: IO[bytes], known: dict[str, Entry]) -> None:
-    os.fsync(file.fileno())  # pixels before the index that vouches for them
+def _commit(path: Path, pixels: RowWriter, known: dict[str, Entry]) -> None:
+    pixels.sync()  # before the index that vouches for them
     records: list[dict[str, Any]] = [{"image": image, **vars(entry)} for image, entry in known.items()]
     write_csv(path / "index.csv", pd.DataFrame(records, columns=list(_COLUMNS)), index=False)
 
 
-def _read_index(path: Path, rows: int) -> dict[str, Entry]:
-    """Entries whose pixels are among the `rows` that exist; none where a system crash left the index cut or garbled."""
+def _read_index(path: Path) -> dict[str, Entry]:
+    """Entries of the index; none where a system crash left it cut or garbled."""
     data = path.read_bytes() if path.exists() else b""
     try:
         table = pd.read_csv(BytesIO(data), dtype=_COLUMNS, keep_default_na=False)
@@ -238,8 +234,17 @@ def _read_index(path: Path, rows: int) -> dict[str, Entry]:
         return {}
     if list(table.columns) != list(_COLUMNS) or not data.endswith(b"\n"):
         return {}
-    entries = {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
-    return {image: entry for image, entry in entries.items() if entry.problem or 0 <= entry.row < rows}
+    return {image: Entry(*values) for image, *values in table.itertuples(index=False, name=None)}
+
+
+def _with_pixels(entries: dict[str, Entry], parts: Parts) -> dict[str, Entry]:
+    """Those whose pixels are in a part that is there, and those that have none for a reason."""
+    counts = parts.counts()
+
+    def is_there(row: int) -> bool:
+        return row >= 0 and row % parts.rows < counts.get(row // parts.rows, 0)
+
+    return {image: entry for image, entry in entries.items() if entry.problem or is_there(entry.row)}
 
 
 def _with_same_content(

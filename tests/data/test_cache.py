@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -13,11 +14,13 @@ from conftest import HANG
 from PIL import Image
 
 import mlkit.data.cache as cache_module
+from mlkit.data import memmap
 from mlkit.data.cache import build_cache
 from mlkit.data.images import decode_image, load_image, read_bytes
 from mlkit.errors import ImageError, MlkitError
 
 SIZE = 16
+ROW = SIZE * SIZE * 3  # bytes
 NAMES = ["a.png", "deep/b.png", "c, d.png", "NA", 'q"é.png', "007"]
 Usage = namedtuple("Usage", "total used free")
 
@@ -62,6 +65,7 @@ def in_other_process(code, folder, names=NAMES, wait=True):
         import os, time
         from pathlib import Path
         import mlkit.data.cache as module
+        import mlkit.data.memmap as memmap
         decode, calls = module.decode_image, []
         folder, names, size = Path({str(folder)!r}), {names!r}, {SIZE}
     """
@@ -257,6 +261,83 @@ def test_two_processes_building_at_once_share_the_work(folder):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sorted(int(out) for out, _ in outputs) == [0, len(NAMES)]
     assert_right(build_cache(folder, NAMES, SIZE), folder)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of two rows, so that the six images need three."""
+    monkeypatch.setattr(memmap, "PART_BYTES", int(2.5 * ROW))
+
+
+def files_of(outputs):
+    return sorted(outputs.rglob("pixels*.u8"), key=lambda file: (len(file.name), file.name))
+
+
+def test_three_parts_hold_the_same_bytes_as_one_file_and_are_read_in_any_order(folder, outputs, tmp_path, monkeypatch):
+    build_cache(folder, NAMES, SIZE)
+    (whole,) = files_of(outputs)
+    monkeypatch.setattr(memmap, "PART_BYTES", int(2.5 * ROW))
+    monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "parted"))
+    cache = build_cache(folder, NAMES, SIZE)
+    parts = files_of(tmp_path / "parted")
+    assert [part.name for part in parts] == ["pixels.u8", "pixels-1.u8", "pixels-2.u8"]
+    assert b"".join(part.read_bytes() for part in parts) == whole.read_bytes()
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 5, 40):
+        names = list(rng.choice(NAMES, count))
+        pixels = [load_image(folder / name, SIZE) for name in names]
+        np.testing.assert_array_equal(read(cache, names), np.reshape(pixels, (-1, SIZE, SIZE, 3)))
+    assert_right(pickle.loads(pickle.dumps(cache)), folder)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_part_that_is_gone_costs_the_decoding_of_its_images_and_disturbs_nobody_who_reads_it(folder, outputs, decoded):
+    old = build_cache(folder, NAMES, SIZE)
+    before = read(old, NAMES)
+    decoded.clear()
+    files_of(outputs)[1].unlink()
+    assert_right(build_cache(folder, NAMES, SIZE), folder)
+    assert sorted(decoded) == sorted(os.path.basename(name) for name in NAMES[2:4])
+    np.testing.assert_array_equal(read(old, NAMES), before)
+    for seed in range(8):  # most rows are of no file, and all parts are begun anew
+        draw(folder / "a.png", 400 + seed, side=21 + seed % 2)
+        assert_right(build_cache(folder, NAMES, SIZE), folder)
+    np.testing.assert_array_equal(read(old, NAMES), before)
+    assert sum(part.stat().st_size for part in files_of(outputs)) <= (2 * len(NAMES) + 1) * ROW
+
+
+def test_file_of_before_there_were_parts_is_taken_as_the_first_and_what_lies_beyond_is_decoded_once(
+    folder, outputs, decoded, monkeypatch
+):
+    build_cache(folder, NAMES, SIZE)
+    decoded.clear()
+    monkeypatch.setattr(memmap, "PART_BYTES", 4 * ROW)
+    for _ in range(2):
+        assert_right(build_cache(folder, NAMES, SIZE), folder)
+    assert sorted(decoded) == sorted(NAMES[4:])
+    assert [part.stat().st_size // ROW for part in files_of(outputs)] == [6, 2]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("died_at", [3, 5])
+def test_build_killed_in_the_middle_of_its_parts_goes_on(folder, decoded, died_at):
+    code = f"""
+        memmap.PART_BYTES, module._COMMIT_SECONDS = {int(2.5 * ROW)}, -1
+        def committed():
+            return sum(len(p.read_bytes().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
+        def dies(data, path, *how):
+            calls.append(path)
+            if len(calls) > {died_at}:
+                while committed() < {died_at}:
+                    time.sleep(0.01)
+                os._exit(9)
+            return decode(data, path, *how)
+        module.decode_image = dies
+        module.build_cache(folder, names, size)
+    """
+    assert in_other_process(code, folder).returncode == 9
+    assert_right(build_cache(folder, NAMES, SIZE), folder)
+    assert len(decoded) == len(NAMES) - died_at
 
 
 def test_too_little_disk_space_is_refused_before_decoding(folder, decoded, monkeypatch):
