@@ -1,4 +1,4 @@
-"""Two networks of few layers among torchvision's: what is checked of any network takes a fraction of the time with them.
+"""Networks of few layers among torchvision's: what is checked of any network takes a fraction of the time with them.
 
 They are known in the process that imports this alone; kernels and processes of their own take conftest's TINY.
 """
@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 from torchvision.models._api import register_model
 
-TINYNET, WIDER = "tinynet", "tinynet_wider"
+TINYNET, WIDER, PLAIN = "tinynet", "tinynet_wider", "tinynet_plain"
 
 
 def _layers(width):
@@ -35,7 +35,12 @@ def tinynet_wider(weights: ResNet18_Weights | None = None):
     return nn.Sequential(_layers(16))
 
 
+def tinynet_plain(weights: ResNet18_Weights | None = None):
+    """Without batch normalisation, which looks at all images of a batch together."""
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in _layers(8).items() if not name.startswith("bn")))
+
+
 # what torchvision asks of its own: the weights that there are, whose normalisation is ImageNet's, and the module
-for builder in (tinynet, tinynet_wider):
+for builder in (tinynet, tinynet_wider, tinynet_plain):
     builder.__module__ = "torchvision.models.tinynet"
     register_model()(builder)

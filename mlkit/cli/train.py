@@ -14,6 +14,14 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--folds", type=int, metavar="K", help="K-fold cross-validation: K runs NAME-fold0 ..., results in NAME-folds"
     )
+    world = command.add_argument_group("several processes", 'needs: pip install -e ".[distributed]"')
+    world.add_argument("--processes", type=int, default=1, metavar="N", help="that share each batch, on each machine")
+    world.add_argument("--machines", type=int, default=1, metavar="N", help="that train together, each by this command")
+    world.add_argument("--rank", type=int, default=0, metavar="I", help="number of this machine; 0 has the run folder")
+    world.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="of machine 0, which all machines can reach")
+    world.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N", help="of all processes, from the last checkpoint, when one died"
+    )
     command.add_argument("--help-parameters", action="store_true", help="list every setting: default, choices, meaning")
     command.set_defaults(command=train)
 
@@ -29,12 +37,16 @@ def train(options: argparse.Namespace) -> int:
     from mlkit.evaluation.metrics import macro
     from mlkit.inference.card import write_card
     from mlkit.runs import Run
+    from mlkit.training.launch import ALONE, World, launch
     from mlkit.training.loop import train as train_model
 
     if options.folds is not None and ({"folds", "fold"} & {name for name, _ in options.parameter} or options.folds < 2):
         raise ParameterError(
             f"--folds is {options.folds}; it must be at least 2, and trains every fold: leave out -p folds and -p fold"
         )
+    world = World(options.processes, options.machines, options.rank, options.rendezvous, options.max_restarts)
+    if options.folds is not None and world != ALONE:
+        raise ParameterError("--folds trains one run after the other, each in one process; give --processes to one fold")
     recipe = given_recipe(given_parameters(options))
     if options.folds is not None:
         recipe = recipe.but(folds=options.folds, fold=0)
@@ -48,9 +60,13 @@ def train(options: argparse.Namespace) -> int:
             options.goes_on = _goes_on(options, name)
         _print_folds(cross_validate(dataset, recipe, name, options.overwrite), name)
         return 0
+    if world.rank:
+        launch(world, recipe.parameters(), dataset.fingerprint, None)
+        print(f"done; machine 0 ({world.rendezvous}) has the run")
+        return 0
     result = Run.create(options.name, recipe.parameters(), dataset.fingerprint, options.overwrite)
     options.goes_on = _goes_on(options, result.name)
-    table = train_model(dataset, recipe.config, result)
+    table = train_model(dataset, recipe.config, result, world=world)
     write_card(result)
     columns = ["positives", "negatives", "chance", "AP", "F1", "accuracy", "majority_accuracy", "threshold"]
     print(table[columns].round(3).to_string())

@@ -1,7 +1,7 @@
 """The feed: brings batches to the training device without making it wait."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -53,17 +53,22 @@ class Feed:
             return "read from the pixel cache"
         return f"on the {self._device.type} device" if self._inputs is not None else "copied while the device computes"
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each array of image indices, on the device: the indices, the inputs (batch, ...) and the targets."""
+    def batches(
+        self, order: Iterable[np.ndarray], wanted: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each array of image indices, on the device: the indices, the inputs (batch, ...) and the targets.
+
+        `wanted` says of which of these images the inputs are, by their indices, where not of all.
+        """
         if self._inputs is not None:
             for chosen in order:
-                where = self._to_device(torch.from_numpy(chosen))
-                yield where, self._inputs[where], self.targets[where]
+                where, of = (self._to_device(torch.from_numpy(images)) for images in (chosen, wanted(chosen)))
+                yield where, self._inputs[of], self.targets[where]
             return
         with ThreadPoolExecutor(1) as reader:
             coming: deque[Future[tuple[Tensor, Tensor, torch.cuda.Event | None]]] = deque()
             for chosen in order:
-                coming.append(reader.submit(self._read, chosen))
+                coming.append(reader.submit(self._read, chosen, wanted(chosen)))
                 if len(coming) > 1:
                     yield self._arrived(*coming.popleft().result())
             while coming:
@@ -75,8 +80,8 @@ class Feed:
         free, _ = torch.cuda.mem_get_info(self._device)
         return len(self._source) * self._source.batch(np.array([0]))[0].nbytes < _HEADROOM * free
 
-    def _read(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
-        where, inputs = torch.from_numpy(chosen), self._source.batch(chosen)[0]
+    def _read(self, chosen: np.ndarray, wanted: np.ndarray) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
+        where, inputs = torch.from_numpy(chosen), self._source.batch(wanted)[0]
         if self._stream is None:
             return where.to(self._device), inputs.to(self._device), None
         with torch.cuda.stream(self._stream):

@@ -27,7 +27,8 @@ def solve_head(
 ) -> None:
     """Put the head on a training's network that a frozen backbone's training would end with, by validation mAP.
 
-    The features of all images are computed at full size without augmentation, and kept, see `freezing.features`.
+    The features of all images are computed at full size without augmentation, and kept, see `freezing.features`; where
+    several processes train, by the main one.
 
     Args:
         step: the training, before its first batch.
@@ -35,6 +36,12 @@ def solve_head(
         training, validation: indices of the images to learn from, and to choose by.
         run: its run.
     """
+    step.load_head(step.processes.shared(lambda: _solved(step, dataset, training, validation, run)))
+
+
+def _solved(
+    step: TrainingStep, dataset: MultiLabelDataset, training: np.ndarray, validation: np.ndarray, run: Run
+) -> dict[str, Tensor]:
     plain: dict[str, Any] = dict.fromkeys((field.name for field in fields(Strengths)), 0.0)
     plain |= {"first_size": 1.0, "sampler": "uniform", "weight_decay": 0.0, "ema_decay": 0.0, "accumulate": 1}
     config = replace(step.config, freeze="backbone", optimizer="lbfgs", epochs=_PENALTIES, compile=False, **plain)
@@ -54,4 +61,4 @@ def solve_head(
         found.append((np.nan_to_num(macro(table).AP), -masked_bce(logits, targets).item(), solved))
     best = max(found, key=lambda one: one[:2])
     say(f"head solved on the features: validation mAP {best[0]:.3f}")
-    step.load_head(best[2])
+    return best[2]

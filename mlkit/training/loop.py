@@ -17,7 +17,7 @@ from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.data.duplicates import duplicate_groups
 from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
-from mlkit.errors import FailureError
+from mlkit.errors import FailureError, ParameterError
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.losses import get_loss, masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, keep_freed_memory, memory_errors
@@ -29,8 +29,10 @@ from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
 from mlkit.training.head import solve_head
 from mlkit.training.interruption import Interruption
+from mlkit.training.launch import ALONE, World, launch
 from mlkit.training.objective import check_suggestions, choice_gap, contradictions, label_gaps
 from mlkit.training.optim import learning_rate
+from mlkit.training.processes import Processes
 from mlkit.training.step import TrainingStep
 
 _DIVERGED = (
@@ -40,7 +42,13 @@ _DIVERGED = (
 Watcher = Callable[[list[dict[str, Any]]], bool]  # sees the rows of epochs.csv after every epoch; true ends the training
 
 
-def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Watcher | None = None) -> pd.DataFrame:
+def train(
+    dataset: MultiLabelDataset,
+    config: TrainConfig,
+    run: Run,
+    watcher: Watcher | None = None,
+    world: World = ALONE,
+) -> pd.DataFrame:
     """Train on all known cells, keep the epoch with the best validation mAP, and fill the run folder.
 
     An unfinished run goes on from its last checkpoint, and gives what an uninterrupted one would have given: all
@@ -51,6 +59,7 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
         config: the settings.
         run: its folder.
         watcher: may stop the training, which then ends as a whole one does.
+        world: processes that share each batch; where there are several, they are started, and waited for.
 
     Returns:
         What the kept model is worth on the test images (where there are none, on the validation images), see
@@ -65,14 +74,32 @@ def train(dataset: MultiLabelDataset, config: TrainConfig, run: Run, watcher: Wa
 
         say("trained before, read from the run")
         return Predictions.read(run).evaluate()
-    device = choose_device(config.device, config.precision, config.side(1))
+    if world != ALONE:
+        from mlkit.evaluation.predictions import Predictions
+
+        if watcher is not None:
+            raise ParameterError(
+                f"processes is {world.size}: a trial of a search may be stopped early, which only a training of one process "
+                "can; let the search run trials side by side (mlkit tune --workers)"
+            )
+        launch(world, run.config()["parameters"], dataset.fingerprint, run)
+        return Predictions.read(run).evaluate()
+    with run.claimed():
+        return train_here(dataset, config, run, choose_device(config.device, config.precision, config.side(1)), watcher)
+
+
+def train_here(
+    dataset: MultiLabelDataset,
+    config: TrainConfig,
+    run: Run,
+    device: Device,
+    watcher: Watcher | None = None,
+    processes: Processes | None = None,
+) -> pd.DataFrame:
+    """What `train` does, in this process, which may be one of several; the table is that of the main one."""
     keep_freed_memory()
-    with (
-        run.claimed(),
-        determinism(device.device, config.deterministic),
-        memory_errors("batch_size (or say auto) or image_size"),
-    ):
-        table = Training(dataset, config, run, device).fit(watcher)
+    with determinism(device.device, config.deterministic), memory_errors("batch_size (or say auto) or image_size"):
+        table = Training(dataset, config, run, device, processes).fit(watcher)
     gc.collect()  # a training refers to itself; its weights and their optimizer's must not wait for the next one to be freed
     return table
 
@@ -101,6 +128,7 @@ class Training:
         config: the settings.
         run: its folder; takes `split.csv` at once.
         device: where to compute.
+        processes: that share the work, of which the main one writes.
 
     Attributes:
         split: image -> "train", "validation" or "test".
@@ -111,15 +139,23 @@ class Training:
 
     checkpoint_seconds = 60.0  # a process that is killed loses at most this much
 
-    def __init__(self, dataset: MultiLabelDataset, config: TrainConfig, run: Run, device: Device) -> None:
+    def __init__(
+        self,
+        dataset: MultiLabelDataset,
+        config: TrainConfig,
+        run: Run,
+        device: Device,
+        processes: Processes | None = None,
+    ) -> None:
         self.dataset, self.config, self.run = dataset, config, run
+        self.processes = processes or Processes()
         self.split = split_dataset(dataset, config)
         self._training, self._validation = self._indices("train"), self._indices("validation")
         check_suggestions(config, dataset, self._training)
         self.prevalence = label_counts(dataset.labels.iloc[self._training]).prevalence.to_numpy()
         self._introduce(device)
         run.write_table("split.csv", self.split.reset_index())
-        self.step = TrainingStep(dataset, self._training, config, device, run)
+        self.step = TrainingStep(dataset, self._training, config, device, run, self.processes)
         size = self.step.batch_size
         self._iterations = len(list(batches(self._training, size, config.seed, epoch=0)))  # an epoch
         say(f"data: {self.step.feed}; {self._iterations} iterations of {size} images an epoch")
@@ -157,8 +193,9 @@ class Training:
         start = (epoch - 1) * self._iterations
         order = batches(self._training, self.step.batch_size, self.config.seed, epoch, self.step.image_weights)
         rest = itertools.islice(order, self.state.iteration - start, None)
+        fed = self.step.feed.batches(rest, self.step.wanted)
         stretch = _Stretch(self, epoch)
-        for iteration, (where, inputs, targets) in enumerate(self.step.feed.batches(rest), self.state.iteration):
+        for iteration, (where, inputs, targets) in enumerate(fed, self.state.iteration):
             rate = learning_rate(self.config, iteration, self._iterations)
             loss = self.step(where, inputs, targets, iteration, rate)  # on a GPU, fetched at the end: no waiting
             stretch.add(where, loss, rate)
@@ -204,6 +241,8 @@ class Training:
     def checkpoint(self) -> None:
         """Write what `resume` needs: the tables, then the weights and what the optimizer knows; the one before stays.
 
+        All processes have the same; the main one decides when, and writes.
+
         Raises:
             FailureError: if the weights are not finite; the last good checkpoint stays.
         """
@@ -228,9 +267,10 @@ class Training:
         Raises:
             RunError: if no checkpoint can be read.
         """
-        content = last_checkpoint(self.run)
-        if content is None:
+        saved = self.processes.shared(self._saved_state)
+        if saved is None:
             return
+        content, history, epochs = saved
         self.step.network.load_state_dict(content["model"])
         self.step.optimizer.load_state_dict(content["optimizer"])
         if self.step.average is not None:
@@ -239,8 +279,6 @@ class Training:
         # The tables may be ahead of the checkpoint; what they are ahead is computed again.
         epoch = content["epoch"]
         iteration = content.get("iteration", epoch * self._iterations)  # mlkit 0.1 saved at the end of an epoch only
-        history = self.run.read_table("history.csv")
-        epochs = self.run.read_table("epochs.csv") if epoch else pd.DataFrame({"epoch": []})
         kept = epochs[epochs.epoch <= epoch].to_dict("records")
         self.state = _State(
             epoch,
@@ -253,6 +291,14 @@ class Training:
         more = f" and {self._within} iterations" if self._within else ""
         say(f"going on after epoch {epoch} of {self.config.epochs}{more}")
 
+    def _saved_state(self) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame] | None:
+        """The last checkpoint, history.csv and epochs.csv of the run; None at its beginning."""
+        content = last_checkpoint(self.run)
+        if content is None:
+            return None
+        epochs = self.run.read_table("epochs.csv") if content["epoch"] else pd.DataFrame({"epoch": []})
+        return content, self.run.read_table("history.csv"), epochs
+
     @property
     def _within(self) -> int:
         """Iterations done of an epoch that is not finished."""
@@ -261,7 +307,8 @@ class Training:
     @property
     def _is_due(self) -> bool:
         """Whether a checkpoint should be written now."""
-        return bool(self._interruption.signal) or time.monotonic() - self._saved > self.checkpoint_seconds
+        late = time.monotonic() - self._saved > self.checkpoint_seconds
+        return self.processes.main and (late or bool(self._interruption.signal))
 
     def _save_in_time(self) -> None:
         """Write a checkpoint where one is due; raise what was asked for in the meantime."""
@@ -273,9 +320,11 @@ class Training:
         """Calibrate, evaluate and finish the kept model, see `finish_run`."""
         if stopped:
             say(f"stopped early: {stopped}")
-        network, meta = load_model(self.run / "model.pth")
+        network, meta = self.processes.shared(lambda: load_model(self.run / "model.pth"))
         self.step.network.load_state_dict(network.state_dict())
         outputs = {side: self._outputs(side) for side in ("validation", "test")}
+        if not self.processes.main:
+            return pd.DataFrame()
         pos_weight = self.step.objective.pos_weight.cpu().numpy().astype(float) if self.config.calibrate else None
         cells = label_counts(self.dataset.labels.iloc[self._training])[["positives", "negatives", "unknown"]]
         facts = {
@@ -323,8 +372,11 @@ class Training:
         best = self.state.is_best(row)
         self.state.epochs.append(row)
         if best:
-            self.state.best_epoch = epoch = row["epoch"]
-            meta = model_meta(self.step.network, self.dataset, self.config, self.prevalence, epoch)
+            self.state.best_epoch = row["epoch"]
+        if not self.processes.main:
+            return
+        if best:
+            meta = model_meta(self.step.network, self.dataset, self.config, self.prevalence, row["epoch"])
             save_model(self.run.new("model.pth"), self.step.network, meta)
         self.run.write_table("history.csv", pd.concat(self.state.history))
         self.run.write_table("epochs.csv", pd.DataFrame(self.state.epochs))
