@@ -1,6 +1,7 @@
 """One process of a training, or, with torchrun's options, torchrun, which starts all of them: see `launch.py`."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -94,6 +95,7 @@ def _torchrun(options: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    logging.disable(logging.ERROR)
     try:
         run(get_args_parser().parse_args(options))  # type: ignore[no-untyped-call]
     except (ChildFailedError, SignalException):
