@@ -64,7 +64,8 @@ def train_case(name, dataset, folder, processes):
     own = nullcontext(folder / f"{name} by {processes.count}") if processes.main else tempfile.TemporaryDirectory()
     with own as path:
         run = Run.create(Path(path), {}, dataset.fingerprint)
-        train_here(dataset, config, run, choose_device("cpu"), processes=processes)
+        with run.claimed():
+            train_here(dataset, config, run, choose_device("cpu"), processes=processes)
 
 
 if __name__ == "__main__":

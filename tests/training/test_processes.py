@@ -27,7 +27,7 @@ from mlkit.training.recipe import Recipe
 
 BY = {3: list(CASES), 2: ["start", "small batches", "batch normalisation"]}  # processes -> what they train
 # Mean and variance of a part are not those of the batch; all else agrees to the last digits.
-WITHIN = {"batch normalisation": 0.05, "head": 1e-4}  # L-BFGS looks for its steps by differences of losses
+WITHIN = {"batch normalisation": 0.05, "head": 5e-3}  # L-BFGS looks for its steps by differences of losses
 
 
 SMALL = {"backbone": TINY, "weights": "none", "image_size": 32, "device": "cpu"}
@@ -97,11 +97,11 @@ def test_several_processes_train_as_one_does(trained, count, case):
         a, b = (pd.read_csv(run / file).drop(columns=["img_per_s", "seconds"], errors="ignore") for run in (one, several))
         if not exact:
             a, b = (table[[column for column in table if column in ("image", "iteration", "loss")]] for table in (a, b))
-        pd.testing.assert_frame_equal(a, b, rtol=0 if exact else within, atol=within)
+        pd.testing.assert_frame_equal(a, b, rtol=WITHIN.get(case, 0), atol=within)
     if exact:
         weights = [load_torch(run / "model.pth")["state_dict"] for run in (one, several)]
         for name, tensor in weights[0].items():
-            torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=10 * within)
+            torch.testing.assert_close(tensor, weights[1][name], rtol=10 * WITHIN.get(case, 0), atol=10 * within)
 
 
 @pytest.fixture
