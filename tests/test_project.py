@@ -104,9 +104,9 @@ def sources(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("mlkit", ["heif", "tensorboard", "export", "int8", "peers"]),
+        ("mlkit", ["heif", "tensorboard", "export", "int8", "peers", "distributed"]),
         ("notebooks", []),
-        ("tests", ["heif", "tensorboard", "test", "fuzz", "export", "int8"]),
+        ("tests", ["heif", "tensorboard", "test", "fuzz", "export", "int8", "distributed"]),
     ],
 )
 def test_every_package_that_is_imported_is_declared(folder, extras):
@@ -114,7 +114,7 @@ def test_every_package_that_is_imported_is_declared(folder, extras):
     declared += [text for extra in extras for text in PYPROJECT["project"]["optional-dependencies"][extra]]
     names = {re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in declared}
     distributions = packages_distributions()
-    own = {"mlkit", *(path.stem for path in (ROOT / folder).glob("*.py"))}
+    own = {"mlkit", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
     for path, text in sources(folder).items():
         for node in ast.walk(ast.parse(text)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
