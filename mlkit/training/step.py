@@ -171,9 +171,7 @@ class TrainingStep:
             if self._suggested is not None:
                 suggested = [(weight, self._suggested[where[images]]) for weight, images in terms]
             with self.processes.apart(self._trained, wanted=part is not parts[-1][0]):
-                with nullcontext() if self.config.compile else fast_gradients(self._partly_frozen.upper, self.device):
-                    own_logits = self._logits(mine)
-                logits = self.processes.whole(own_logits, part.stop - part.start)
+                logits = self.processes.whole(self._logits(mine), part.stop - part.start)
                 sum_and_count = self.objective(logits, mixed, self._epoch, suggested)
                 sum_and_count[0].backward()  # type: ignore[no-untyped-call]
             total += sum_and_count.detach()
@@ -214,7 +212,8 @@ class TrainingStep:
 
     def _forward(self, inputs: Tensor) -> Tensor:
         activations = inputs if self._once else self._partly_frozen.activations(inputs)
-        return forward(self._trained, activations, self.device).float()
+        with nullcontext() if self.config.compile else fast_gradients(self._partly_frozen.upper, self.device):
+            return forward(self._trained, activations, self.device).float()
 
     def _largest_batch(self, dataset: MultiLabelDataset, most: int) -> int:
         if self.device.device.type != "cuda":

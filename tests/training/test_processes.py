@@ -27,7 +27,11 @@ from mlkit.training.recipe import Recipe
 
 BY = {3: list(CASES), 2: ["start", "small batches", "batch normalisation"]}  # processes -> what they train
 # Mean and variance of a part are not those of the batch; all else agrees to the last digits.
-WITHIN = {"batch normalisation": 0.05, "head": 5e-3, "head first": 5e-3}  # L-BFGS looks for its steps by differences of losses
+WITHIN = {
+    "batch normalisation": 0.05,
+    "head": 5e-3,
+    "head first": 5e-3,
+}  # L-BFGS looks for its steps by differences of losses
 
 
 SMALL = {"backbone": TINY, "weights": "none", "image_size": 32, "device": "cpu"}
