@@ -1,15 +1,20 @@
 """Figures of labels."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
 from matplotlib.ticker import PercentFormatter
 
 from mlkit.plots import NO, UNKNOWN, YES, most_telling, name_rows, partly, shortened
 from mlkit.progress import columns_of
 
 _MOST_COLUMNS, _MOST_PATTERNS, _ANNOTATED = 25, 12, 12  # of heat maps
+_DARK = 0.65  # shares below have a dark colour, on which text is white
 
 
 def label_balance(counts: pd.DataFrame, ax: Axes) -> Axes:
@@ -39,18 +44,18 @@ def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
     apart = off_diagonal - np.nanmean(off_diagonal, axis=0) if len(table) > _MOST_COLUMNS else off_diagonal
     strength = np.nan_to_num(apart * apart.T, nan=-1.0).max(axis=0)
     chosen = most_telling(pd.Series(strength), _MOST_COLUMNS)
-    names = shortened(table.index[chosen], 24)
-    top = pd.DataFrame(values[np.ix_(chosen, chosen)], names, names)
-    annotated = len(top) <= _ANNOTATED
-    sns.heatmap(
-        top, ax=ax, vmin=0, vmax=1, cmap="cividis", annot=annotated, fmt=".2f", square=True, xticklabels=1, yticklabels=1
-    )
+    names, top = shortened(table.index[chosen], 24), values[np.ix_(chosen, chosen)]
+    fits = max(columns_of(name) for name in names) <= min(7, 60 // len(names))  # in a cell
+    mesh = _heat_map(top, names, names, ax, cmap="cividis", rotation=0 if fits else 90)
+    ax.set_aspect("equal")
+    ax.get_figure(root=True).colorbar(mesh, ax=ax).outline.set_visible(False)
+    for (row, column), share in np.ndenumerate(top):
+        if len(top) <= _ANNOTATED and np.isfinite(share):
+            colour = "white" if share < _DARK else "#262626"
+            ax.text(column + 0.5, row + 0.5, f"{share:.2f}", ha="center", va="center", color=colour)
     title = "Share of images with the column's attribute,\namong those with the row's"
     title = partly(title, len(top), len(table), "those that go together most", tables=False)
     ax.set(title=title, xlabel="has also", ylabel="images with")
-    ax.tick_params(axis="y", rotation=0)
-    fits = max(columns_of(name) for name in names) <= min(7, 60 // len(names))  # in a cell
-    ax.tick_params(axis="x", rotation=0 if fits else 90)
     return ax
 
 
@@ -59,12 +64,22 @@ def na_patterns(table: pd.DataFrame, ax: Axes) -> Axes:
     top = table.head(_MOST_PATTERNS)
     often = pd.Series((table.to_numpy() * table.index.to_numpy()[:, None]).sum(axis=0))
     chosen = most_telling(often)
-    cells = top.to_numpy().T[chosen]
-    sns.heatmap(cells, ax=ax, cmap=["#eeeeee", "#333333"], vmin=0, vmax=1, cbar=False, linewidths=1, linecolor="white")
-    ax.set_xticks(np.arange(len(top)) + 0.5, [str(count) for count in top.index], rotation=0)
-    ax.set_yticks(np.arange(len(chosen)) + 0.5, shortened(table.columns[chosen]), rotation=0)
+    names, colours = shortened(table.columns[chosen]), ListedColormap(["#eeeeee", "#333333"])
+    _heat_map(top.to_numpy().T[chosen], names, map(str, top.index), ax, cmap=colours, linewidth=1, edgecolor="white")
     which = "those most often unknown"
     title = partly("Attributes unknown together (dark: NA)", len(chosen), table.shape[1], which, tables=False)
     patterns = "pattern" if len(table) == len(top) else f"pattern, the {len(top)} most frequent of {len(table)}"
     ax.set(title=title, xlabel=f"images of each {patterns}", ylabel="attribute")
     return ax
+
+
+def _heat_map(
+    cells: np.ndarray, rows: Sequence[str], columns: Iterable[str], ax: Axes, rotation: float = 0, **style: Any
+) -> QuadMesh:
+    """Cells of 0 to 1 in colours, the first row on top. Not seaborn's: its import takes longer than the figures."""
+    mesh = ax.pcolormesh(cells, vmin=0, vmax=1, **style)
+    ax.invert_yaxis()
+    ax.set_xticks(np.arange(cells.shape[1]) + 0.5, list(columns), rotation=rotation)
+    ax.set_yticks(np.arange(cells.shape[0]) + 0.5, rows)
+    ax.spines[:].set_visible(False)
+    return mesh

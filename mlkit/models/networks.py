@@ -158,7 +158,7 @@ def place(model: nn.Module, device: Device) -> nn.Module:
 
 
 def _check(backbone: str, image_size: int) -> None:
-    from torchvision import models
+    from mlkit.models.vision import models
 
     known = models.list_models(module=models)
     if backbone not in known:
@@ -170,7 +170,7 @@ def _check(backbone: str, image_size: int) -> None:
 
 def _fresh(backbone: str, image_size: int) -> nn.Module:
     """A network of torchvision with random weights."""
-    from torchvision import models
+    from mlkit.models.vision import models
 
     options: dict[str, Any] = {"image_size": image_size} if backbone.startswith("vit_") else {}
     if backbone in ("googlenet", "inception_v3"):

@@ -32,7 +32,7 @@ def imagenet_network(backbone: str) -> nn.Module:
     Raises:
         WeightsError: if they cannot be had, or the file where torchvision keeps them is of something else.
     """
-    from torchvision import models
+    from mlkit.models.vision import models
 
     weights = models.get_model_weights(backbone).DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
@@ -60,7 +60,7 @@ def imagenet_network(backbone: str) -> nn.Module:
 
 def published_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the colours, on 0..1, that torchvision's weights of the network were trained with."""
-    from torchvision import models
+    from mlkit.models.vision import models
 
     transforms = models.get_model_weights(backbone).DEFAULT.transforms()
     return tuple(transforms.mean), tuple(transforms.std)
@@ -192,7 +192,7 @@ def _share(state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> float:
 
 def _of_size(size: int) -> list[str]:
     """The networks of torchvision nearest to so many parameters; a file may lack the head, and have another one."""
-    from torchvision import models
+    from mlkit.models.vision import models
 
     published = {
         name: models.get_model_weights(name).DEFAULT.meta["num_params"] for name in models.list_models(module=models)
@@ -203,7 +203,7 @@ def _of_size(size: int) -> list[str]:
 
 def _outline(backbone: str) -> dict[str, Tensor]:
     """Names and shapes of a network's entries, without memory or initialisation where its code allows that."""
-    from torchvision import models
+    from mlkit.models.vision import models
 
     options = {"init_weights": False} if backbone in ("googlenet", "inception_v3") else {}
     try:
