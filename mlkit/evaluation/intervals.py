@@ -60,19 +60,23 @@ class Jackknife:
         if not len(y):
             raise ValueError("an interval needs at least one image")
         self.attributes = list(attributes)
-        value, without = np.full((4, y.shape[1]), np.nan), np.full((len(y), 4, y.shape[1]), np.nan)
-        value[2:], without[:, 2:] = _decided(p, y, p >= np.asarray(thresholds, np.float64))
+        thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), y.shape)
+        # the one array as large as all predictions; all else is by attribute or by figure
+        value, without = np.full((4, y.shape[1] + 1), np.nan), np.full((len(y), 4, y.shape[1] + 1), np.nan)
         for i in range(y.shape[1]):
+            value[2:, i], without[:, 2:, i] = _decided(p[:, i], y[:, i], p[:, i] >= thresholds[:, i])
             known = np.flatnonzero(y[:, i] >= 0)
             ranking = Ranking(p[known, i], y[known, i] == 1)
             value[:2, i] = without[:, :2, i] = ranking.figures()
             without[known, :2, i] = ranking.without_each()
-        both = np.isfinite(value[AP])
-        mean, defined = without[..., both], np.isfinite(without[:, [AP]][..., both])
-        count = defined.sum(axis=2)
-        mean = np.where(count > 0, np.where(defined, mean, 0).sum(axis=2) / np.maximum(count, 1), np.nan)
-        self.value = np.column_stack([value, value[:, both].mean(axis=1) if both.any() else np.full(4, np.nan)])
-        self.without = np.concatenate([without, mean[..., None]], axis=2)
+        if len(both := np.flatnonzero(np.isfinite(value[AP, :-1]))):
+            value[:, -1] = value[:, both].mean(axis=1)
+            defined = np.isfinite(without[:, AP, both])
+            count = defined.sum(axis=1)
+            for each in np.moveaxis(without, 1, 0):
+                total = np.where(defined, each[:, both], 0).sum(axis=1)
+                each[:, -1] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        self.value, self.without = value, without
         self.cells = rarer(y)
         self._positives, self._negatives = (y == 1).sum(axis=0), (y == 0).sum(axis=0)
 
@@ -86,15 +90,15 @@ class Jackknife:
         value, cells = self.value, np.maximum(self.cells, 1)
         slope = value * (1 - value)  # of the inverse of the logit
         inside = slope > 1e-12
-        moved = np.nan_to_num(self.without - value)
-        spread = np.divide(variance(moved), slope**2, out=np.full_like(value, np.nan), where=inside)
+        moved = [variance(self.without[:, figure] - value[figure]) for figure in range(4)]
+        spread = np.divide(np.stack(moved), slope**2, out=np.full_like(value, np.nan), where=inside)
         own = spread[:2, :-1].copy()  # AP and ROC AUC of each attribute
         prior = np.stack([4 / cells[:-1], self._hanley_mcneil() / np.maximum(slope[1, :-1], 1e-12) ** 2])
         spread[:2, :-1] = (cells[:-1] * own + _PRIOR_CELLS * prior) / (cells[:-1] + _PRIOR_CELLS)
         before, after = (np.nansum(part * slope[:2, :-1] ** 2, axis=1) for part in (own, spread[:2, :-1]))
         spread[:2, -1] *= np.divide(after, before, out=np.ones(2), where=before > 0)  # the mean's as much as theirs
         quantile, longer = -ndtri(tail), np.zeros_like(value)
-        longer[AP] = 2 * _acceleration(moved[:, AP]) * np.maximum(1 - 2 * value[AP], 0) ** 2
+        longer[AP] = 2 * _acceleration(np.nan_to_num(self.without[:, AP] - value[AP])) * np.maximum(1 - 2 * value[AP], 0) ** 2
         reach = quantile * np.sqrt(spread)
         low = np.where(inside, expit(logit(value) - reach / (1 + longer * quantile)), value)
         high = np.where(inside, expit(logit(value) + reach / (1 - longer * quantile)), value)
@@ -170,7 +174,8 @@ def compare(
     )
     difference = one.value - two.value
     unseen = 0 if np.array_equal(first, second) else one.unseen() + two.unseen()
-    spread = variance(one.without - two.without - difference) + unseen
+    moved = (one.without[:, i] - two.without[:, i] - difference[i] for i in range(4))  # a figure at a time, of many images
+    spread = np.stack([variance(part) for part in moved]) + unseen
     low, high = contrast_bounds(difference, spread, one.cells, level)
     return pd.DataFrame({"difference": difference.ravel(), "low": low.ravel(), "high": high.ravel()}, _index(attributes))
 
@@ -241,7 +246,7 @@ def rarer(targets: np.ndarray) -> np.ndarray:
 
 
 def _decided(p: np.ndarray, targets: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 and Brier score, (2, attributes), and without each image, (images, 2, attributes)."""
+    """F1 and Brier score of an attribute, (2,), and without each image, (images, 2); arguments are (images,)."""
     known, positive = targets >= 0, targets == 1
     squared = np.where(known, np.square(np.where(known, p, 0) - positive), 0)
     parts = [(2.0 * (positive & present), positive + (known & present).astype(float)), (squared, known.astype(float))]
