@@ -98,7 +98,9 @@ class Jackknife:
         before, after = (np.nansum(part * slope[:2, :-1] ** 2, axis=1) for part in (own, spread[:2, :-1]))
         spread[:2, -1] *= np.divide(after, before, out=np.ones(2), where=before > 0)  # the mean's as much as theirs
         quantile, longer = -ndtri(tail), np.zeros_like(value)
-        longer[AP] = 2 * _acceleration(np.nan_to_num(self.without[:, AP] - value[AP])) * np.maximum(1 - 2 * value[AP], 0) ** 2
+        longer[AP] = (
+            2 * _acceleration(np.nan_to_num(self.without[:, AP] - value[AP])) * np.maximum(1 - 2 * value[AP], 0) ** 2
+        )
         reach = quantile * np.sqrt(spread)
         low = np.where(inside, expit(logit(value) - reach / (1 + longer * quantile)), value)
         high = np.where(inside, expit(logit(value) + reach / (1 - longer * quantile)), value)

@@ -76,20 +76,21 @@ class Predictions:
                 f"{shown(run / 'metrics.json')} lacks {', '.join(lacking)}: the run is of an older mlkit; train it again"
             )
         attributes, split = list(facts["attributes"]), split or str(facts["judged_on"])
-        table = table[table.split == split]
-        images = list(table.image.unique())
-        if table.duplicated(["image", "attribute"]).any() or len(table) != len(images) * len(attributes):
+        kept = (table.split == split).to_numpy(bool)
+        # numbers in place of names: a pivot of the millions of cells of a large run takes several times as long
+        images, columns = _numbered(table.image, kept), _numbered(table.attribute, kept)
+        places = images[0] * len(attributes) + pd.Index(attributes).get_indexer(columns[1])[columns[0]]
+        if set(columns[1]) - set(attributes) or (np.bincount(places, minlength=len(images[1]) * len(attributes)) != 1).any():
             file = shown(run / "predictions.csv")
             raise RunError(f"{file} is damaged (it has not one row for each image and attribute); train the run again")
-        columns = table.pivot(index="image", columns="attribute", values=["logit", "probability", "target"])
         logits, probabilities, targets = (
-            columns.reindex(index=images, columns=[(name, a) for a in attributes]).to_numpy(np.float64).copy()
+            _placed(table[name].to_numpy(np.float64)[kept], places, len(attributes))
             for name in ("logit", "probability", "target")
         )
         return cls(
             run=run,
             split=split,
-            images=images,
+            images=images[1],
             attributes=attributes,
             logits=logits,
             probabilities=probabilities,
@@ -342,6 +343,20 @@ def compare(first: Predictions, second: Predictions, level: float = 0.95) -> pd.
         second.thresholds,
         level,
     )
+
+
+def _numbered(names: pd.Series, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Of the names that are kept, their numbers, and those that there are, in their order."""
+    numbers, distinct = pd.factorize(names, use_na_sentinel=False)
+    numbers, first = pd.factorize(numbers[kept])
+    return numbers, list(distinct[first])
+
+
+def _placed(values: np.ndarray, places: np.ndarray, width: int) -> np.ndarray:
+    """(len(values) / width, width) with each value at its place, counted along the rows."""
+    result = np.empty(len(values))
+    result[places] = values
+    return result.reshape(-1, width)
 
 
 def _number(value: float, digits: int = 2) -> str:
