@@ -48,7 +48,7 @@ def cooccurrence(table: pd.DataFrame, ax: Axes) -> Axes:
     fits = max(columns_of(name) for name in names) <= min(7, 60 // len(names))  # in a cell
     mesh = _heat_map(top, names, names, ax, cmap="cividis", rotation=0 if fits else 90)
     ax.set_aspect("equal")
-    ax.get_figure(root=True).colorbar(mesh, ax=ax).outline.set_visible(False)
+    ax.figure.colorbar(mesh, ax=ax).outline.set_visible(False)
     for (row, column), share in np.ndenumerate(top):
         if len(top) <= _ANNOTATED and np.isfinite(share):
             colour = "white" if share < _DARK else "#262626"
