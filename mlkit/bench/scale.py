@@ -208,11 +208,11 @@ PIECES: dict[str, Piece] = {
     "figures": _predicted(metrics.evaluate, training_prevalence=_PREVALENCE),
     "intervals (jackknife)": _predicted(intervals.jackknife),
     "paired difference of two runs": _predicted(_paired_difference),
-    "1,000 random rankings": _predicted(intervals.above_chance),
+    "100 random rankings": _predicted(intervals.above_chance, permutations=100),
     "end of a training": _end_of_training,
     "predictions.csv, read": lambda folder: partial(Predictions.read, Run.open("scale")),
     "notebook 01": _notebook(
         "01_explore_label_imbalance", images="{}/images", labels="{}/labels.csv", recipe="", settings={"image_size": 32}
     ),
-    "notebook 05": _notebook("05_evaluate", run="scale", more_views=""),
+    "notebook 05, 100 random rankings": _notebook("05_evaluate", run="scale", more_views="", permutations=100),
 }

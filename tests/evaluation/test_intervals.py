@@ -1,6 +1,7 @@
 """Intervals: what is left out is really left out, they hold what they are for as often as they say, and so does chance."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -201,3 +202,15 @@ def test_a_good_ranking_is_above_chance_and_the_seed_decides():
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         jackknife(np.empty((0, 1)), np.empty((0, 1), int), ["a"])
+
+
+def test_many_images_take_one_array_as_large_as_the_predictions():
+    rng = np.random.default_rng(0)
+    p, y = rng.random((4000, 40)), rng.integers(-1, 2, (4000, 40))
+    names = [str(i) for i in range(40)]
+    tracemalloc.start()
+    one = Jackknife(p, y, names)
+    one.bounds()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * one.without.nbytes, "of five arrays of that size"
