@@ -31,6 +31,7 @@ from mlkit.models.modelfile import load_model
 from mlkit.models.networks import build_model, compute_logits, normalise, place
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
+from mlkit.training.gradients import fast_gradients
 from mlkit.training.loop import split_dataset, train
 
 EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
@@ -248,7 +249,7 @@ class Measurements:
         return PlainImages(files, torch.zeros(len(files), self.images.targets.shape[1]), self.config.image_size)
 
     def _bare_step(self, size: int) -> None:
-        with self.device.autocast():
+        with self.device.autocast(), fast_gradients(self.bare, self.device):
             logits = self.bare(self.inputs[:size])
         loss = masked_bce(logits.float(), self.targets[:size], self.weighting)
         self.bare_optimizer.zero_grad(set_to_none=True)
