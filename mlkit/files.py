@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
-from mlkit.errors import FailureError, FormatError, MlkitError, WriteError
+from mlkit.errors import FailureError, FormatError, MlkitError, RunError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,10 @@ _MENDS = {  # errno -> what a person can do; for those that are not named, the s
 
 
 FORMAT = 1  # of every file that is read back and can hold the number; one that holds none is of this one
+WEB = ("http://", "https://")  # servers that know files, and list no folders
+_WEB_SCHEMES = tuple(web.partition(":")[0] for web in WEB)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_PASSWORD = re.compile(r":(?!\d+/).*@")  # but a port
 _WAITS = (0.01, 0.03, 0.1, 0.3, 0.6)  # seconds; whoever reads a table has it open for less
 
 
@@ -42,14 +47,76 @@ def project_root() -> Path:
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
 
+def outputs_root() -> Path:
+    """Folder that holds the runs and the pixel cache; the environment variable MLKIT_OUTPUTS moves it to another disk."""
+    path = Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs")
+    try:
+        path = path.resolve()
+    except (RuntimeError, OSError):
+        raise RunError(f"{path} is a link to itself; set MLKIT_OUTPUTS to another path") from None
+    if path.is_file():
+        raise RunError(f"{path} is a file; the runs need a folder: set MLKIT_OUTPUTS to another path")
+    return path
+
+
+def remote_root() -> Path:
+    """Folder in which files elsewhere have their paths, see `locate`."""
+    return outputs_root() / "cache" / "remote"
+
+
+def is_address(place: str | Path) -> bool:
+    """Whether a text is the address of something elsewhere, such as s3://bucket/photos."""
+    return bool(_ADDRESS.match(str(place)))
+
+
+def locate(place: str | Path) -> Path:
+    """Path of images or labels that a person named; an address gets one below `remote_root`, see `data.remote`.
+
+    Raises:
+        MlkitError: if an address names nothing, or holds what must not be kept with a run: a password, a signed query.
+    """
+    if not is_address(place):
+        return resolve(place)
+    scheme, _, rest = str(place).partition("://")
+    scheme = scheme.lower()
+    if scheme in ("file", "local"):
+        return resolve(rest)
+    host, _, path = rest.partition("/")
+    if "?" in rest or _PASSWORD.search(rest) or (scheme in _WEB_SCHEMES and "@" in host):
+        raise MlkitError(
+            f"{scheme}://...: an address with a password, a token or a query is not taken, for runs keep their addresses; "
+            "give the driver its credentials where it looks for them (environment, its own files)"
+        )
+    parts = [part for part in (unquote(path) if scheme in _WEB_SCHEMES else path).split("/") if part]
+    if not host or {".", ".."} & {host, *parts} or "::" in rest:
+        raise MlkitError(f"{place}: no address of a folder or file; write it as s3://bucket/folder, without .. or ::")
+    return remote_root().joinpath(scheme, host.replace(":", "%3A"), *parts)
+
+
+def address(path: str | Path) -> str:
+    """The address of what has a path below `remote_root`, as `locate` takes it; of all else, empty."""
+    path, root = Path(path), remote_root()
+    if not path.is_relative_to(root) or len(parts := path.relative_to(root).parts) < 2:
+        return ""
+    scheme, host, *inside = parts
+    inside = [quote(part) for part in inside] if scheme in _WEB_SCHEMES else inside
+    return f"{scheme}://{'/'.join([host.replace('%3A', ':'), *inside])}"
+
+
 def resolve(path: str | Path) -> Path:
-    """Absolute form of a path that a person wrote, taken from the project's root."""
+    """Absolute form of a path that a person wrote, taken from the project's root. Raises MlkitError for an address."""
+    if is_address(path):
+        if remote := address(place := locate(path)):
+            raise MlkitError(f"{remote}: only images and labels may lie elsewhere; give a path on this machine")
+        return place
     return Path(os.path.normpath(project_root() / Path(path).expanduser()))
 
 
 def shown(path: str | Path) -> str:
-    """Form of a path to print: relative to the project's root where it lies inside."""
-    path = resolve(path)
+    """Form of a path to print: relative to the project's root where it lies inside; of what lies elsewhere, its address."""
+    path = locate(path)
+    if remote := address(path):
+        return remote
     root = project_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 

@@ -1,10 +1,9 @@
 """`mlkit explain`: where in an image a model sees its attributes, and which training images it takes for alike."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import add_model_option, typed_model
+from mlkit.cli.given import add_model_option, local_path, typed_model, typed_place
 from mlkit.errors import ParameterError
 from mlkit.files import atomic, shown
 
@@ -32,7 +31,7 @@ def explain(options: argparse.Namespace) -> int:
     from mlkit.plots import image_grids
     from mlkit.runs import Run
 
-    model, image, out = typed_model(options.model), Path(options.image).absolute(), Path(options.out).absolute()
+    model, image, out = typed_model(options.model), typed_place(options.image), local_path(options.out)
     run = None if model.endswith((".pth", ".pt")) else Run.open(model)
     predictor = Predictor.load(run.path if run else model)
     print(f"model: {predictor}")

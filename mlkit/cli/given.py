@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import MlkitError
-from mlkit.files import resolve, shown
+from mlkit.files import is_address, locate, resolve, shown
 from mlkit.parameters import FILES, NO_FILE, RUNS
 
 GOES_ON = "the same command goes on where it stopped"  # what a person is told who interrupts it
@@ -77,12 +77,22 @@ def given_recipe(given: Mapping[str, Any]) -> Any:
 
 def typed_path(path: str) -> str:
     """A path that was typed in a shell, as a parameter that means the same wherever it is read."""
-    return shown(Path(path).expanduser().absolute())
+    return shown(typed_place(path))
+
+
+def typed_place(path: str) -> Path:
+    """Where images or labels are that were typed in a shell, here or elsewhere."""
+    return locate(path if is_address(path) else Path(path).expanduser().absolute())
+
+
+def local_path(path: str) -> Path:
+    """A path that was typed, to write to. Raises MlkitError for an address."""
+    return resolve(path if is_address(path) else Path(path).expanduser().absolute())
 
 
 def new_path(path: str) -> Path:
     """A path that was typed, to write to. Raises MlkitError if something is there."""
-    out = Path(path).expanduser().absolute()
+    out = local_path(path)
     if out.exists():
         raise MlkitError(f"{shown(out)} is there already; choose another name, or delete it")
     return out

@@ -54,7 +54,7 @@ def check(options: argparse.Namespace) -> int:
     from mlkit.data.labels import label_counts, one_sided
     from mlkit.data.names import compare
     from mlkit.errors import LabelError
-    from mlkit.files import resolve, shown
+    from mlkit.files import locate, shown
 
     source = _source(options)
     try:
@@ -71,7 +71,7 @@ def check(options: argparse.Namespace) -> int:
         print(note)
     wrong = [str(problem) for problem in file.problems]
     if source.images:
-        missing, unlabelled, mend = compare(resolve(source.images), source.files_of(file))
+        missing, unlabelled, mend = compare(locate(source.images), source.files_of(file))
         print(f"images without a row: {_counted(unlabelled)}; rows without an image: {_counted(missing)}")
         wrong += [f"{shown(source.images)}: {mend}"] if mend else []
     for text in wrong[:_MOST]:
@@ -90,7 +90,7 @@ def convert(options: argparse.Namespace) -> int:
     from mlkit.data.formats.statements import Options
     from mlkit.data.names import find_files
     from mlkit.errors import LabelError, nearest
-    from mlkit.files import resolve
+    from mlkit.files import locate
 
     if options.format and options.format not in FORMATS:
         raise LabelError(f"--from: there is no format {options.format!r}{nearest(options.format, FORMATS)}")
@@ -112,7 +112,7 @@ def convert(options: argparse.Namespace) -> int:
     format = options.format or recognise(source.labels)
     labels = read_other(source.labels, said, format)
     if source.images:
-        found = find_files(resolve(source.images), list(labels.index), source.extension, source.match)
+        found = find_files(locate(source.images), list(labels.index), source.extension, source.match)
         labels = labels.set_axis(found).rename_axis("image")
     write_other(labels, out, options.prefix)
     print(f"read as {FORMATS[format].meaning}\n{_summary(out, labels)}")
@@ -124,7 +124,7 @@ def apply(options: argparse.Namespace) -> int:
     from mlkit.data.answers import AnswerFile, digests_of, here, merge
     from mlkit.data.formats import write_other
     from mlkit.errors import LabelError
-    from mlkit.files import resolve, shown
+    from mlkit.files import locate, shown
     from mlkit.progress import listed
 
     out, source, answers = new_path(options.out), _source(options), AnswerFile(typed_path(options.answers)).read()
@@ -139,7 +139,7 @@ def apply(options: argparse.Namespace) -> int:
             f"{shown(typed_path(options.answers))}: no answer is of an image and attribute of {options.file} "
             f"({listed(labels.columns, 4)}; {listed(labels.index, 2)}): check -p attributes, extension and match"
         )
-    merged = merge(labels, answers, digests_of(resolve(source.images), answers))
+    merged = merge(labels, answers, digests_of(locate(source.images), answers))
     write_other(merged, out)
     print(*merged.attrs["notes"], _summary(out, merged), sep="\n")
     return 0

@@ -8,9 +8,9 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.cli.given import add_model_option, typed_model
+from mlkit.cli.given import add_model_option, local_path, typed_model
 from mlkit.errors import ImageError, ParameterError
-from mlkit.files import shown
+from mlkit.files import address, is_address, locate, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def add_to(commands: Any) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     """Print or write the attributes of images; a broken one has its error, and does not stop the others."""
-    out = Path(options.out).absolute()
+    out = local_path(options.out)
     if options.join:
         return _join(out, options)
     if not options.images:
@@ -132,7 +132,8 @@ class _Images:
                 self.count += is_picture and self._is_ours(place, path)
                 others += [] if is_picture else [path]
             if not pictures:
-                raise ImageError(f"{place}: no picture in it{_passed_over(others[before:])}; check the path")
+                where = address(place) or place
+                raise ImageError(f"{where}: no picture in it{_passed_over(others[before:])}; check the path")
         self.passed_over = _passed_over(others)
 
     def __iter__(self) -> Iterator[Path]:
@@ -148,6 +149,8 @@ class _Images:
 
 def _matching(text: str) -> list[Path]:
     """A path, or those that fit a pattern."""
+    if is_address(text):
+        return [locate(text)]
     path = Path(text).expanduser().absolute()
     if path.exists() or not glob.has_magic(text):
         return [path]
@@ -158,9 +161,9 @@ def _matching(text: str) -> list[Path]:
 
 def _below(place: Path) -> Iterator[tuple[Path, bool]]:
     """A file that was named, which is taken for a picture; or what lies in a folder."""
-    from mlkit.data.folder import walk_images
+    from mlkit.data.folder import is_folder, walk_images
 
-    return walk_images(place) if place.is_dir() else iter([(place, True)])
+    return walk_images(place) if is_folder(place) else iter([(place, True)])
 
 
 def _print_answers(predictor: "Predictor", images: Iterable[Path], batch_size: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from mlkit.cli.given import command_line, data_options, given_parameters, given_recipe, settings_table
-from mlkit.files import resolve, shown
+from mlkit.files import locate, shown
 
 
 def add_to(commands: Any) -> None:
@@ -55,7 +55,7 @@ def train(options: argparse.Namespace) -> int:
     if options.folds is not None:
         from mlkit.experiments.folds import cross_validate
 
-        name = options.name or resolve(recipe.source.labels).parent.name or "run"
+        name = options.name or locate(recipe.source.labels).parent.name or "run"
         if not options.overwrite:  # else the same command begins again, as it was told
             options.goes_on = _goes_on(options, name)
         _print_folds(cross_validate(dataset, recipe, name, options.overwrite), name)

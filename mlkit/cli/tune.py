@@ -8,7 +8,7 @@ from typing import Any
 
 from mlkit.cli.given import GOES_ON, data_options, given_parameters, given_recipe
 from mlkit.errors import MlkitError
-from mlkit.files import resolve, shown
+from mlkit.files import locate, shown
 
 _TRIALS = 20
 _TOP = 3
@@ -124,7 +124,7 @@ def _begun(options: argparse.Namespace) -> Any:
 
     given = given_parameters(options)
     said = options.images or options.labels or options.parameter or options.file or options.space or options.no_prune
-    name = options.name or resolve(given["labels"]).parent.name + "-tune"
+    name = options.name or locate(given["labels"]).parent.name + "-tune"
     goes_on = options.recover is not None or (options.seeds and not options.grid)  # needs what was searched before
     if not said and (goes_on or (outputs_root() / name / "tuning.json").exists()):
         return go_on(name)

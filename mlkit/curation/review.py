@@ -19,7 +19,7 @@ from mlkit.data.images import load_image
 from mlkit.data.labels import label_counts, to_codes
 from mlkit.errors import ParameterError
 from mlkit.evaluation.calibration import sigmoid
-from mlkit.files import resolve
+from mlkit.files import locate
 from mlkit.inference.neighbours import Features, Neighbours
 from mlkit.inference.predictor import Predictor
 from mlkit.progress import listed
@@ -223,4 +223,4 @@ class Review:
 
 def answers_of(labels: str | Path) -> Path:
     """The file of the answers to the cells of a label file, unless another is named."""
-    return outputs_root() / "review" / resolve(labels).stem / "answers.csv"
+    return outputs_root() / "review" / locate(labels).stem / "answers.csv"

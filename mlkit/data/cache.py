@@ -12,7 +12,6 @@ Once most rows belong to files that are no more, they are begun anew; processes 
 import errno
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 from zipfile import BadZipFile
 
@@ -31,10 +31,10 @@ from mlkit.data.images import DECODER, decode_image, digest_content, notes, read
 from mlkit.data.levels import Levels
 from mlkit.data.memmap import PartedRows, Parts, RowWriter
 from mlkit.data.reading import AS_USUAL, Reading
+from mlkit.data.remote import REQUESTS, State, states
 from mlkit.errors import ImageError, MlkitError, WriteError
-from mlkit.files import atomic, check_space, make_folder, shown, write_csv
+from mlkit.files import address, atomic, check_space, make_folder, outputs_root, shown, write_csv
 from mlkit.progress import bar
-from mlkit.runs import outputs_root
 
 _COLUMNS = {
     "image": str,
@@ -131,24 +131,14 @@ def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading
         MlkitError: if the disk has no room for it or cannot be written. Images that are missing or broken are no error:
             see `problems`.
     """
-    what = str(folder.resolve()) + ("" if reading == AS_USUAL else f"\0{reading}")
+    what = (address(folder) or str(folder.resolve())) + ("" if reading == AS_USUAL else f"\0{reading}")
     key = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
     path = make_folder(outputs_root() / "cache" / f"{folder.name[:80]}-{key}-{size}px-{DECODER}")
     with FileLock(path / "lock"):
         parts = _parts(path, size)
         known = _with_pixels(_read_index(path / "index.csv"), parts)
-        stats: dict[str, os.stat_result] = {}
-        missing: dict[str, str] = {}
-        for image in images:
-            try:
-                found = os.stat(folder / image)
-            except OSError as error:
-                missing[image] = "no such file" if error.errno == errno.ENOENT else os.strerror(error.errno or 0).lower()
-            else:
-                if stat.S_ISREG(found.st_mode):
-                    stats[image] = found
-                    continue
-                missing[image] = "not a file"  # a pipe, say, which would be waited for
+        stats, missing = states(folder, images) if address(folder) else _stats(folder, images)
+        for image in missing:
             known.pop(image, None)
         touched = [i for i, s in stats.items() if i not in known or not _same(known[i], s)]
         renewed = _with_same_content(folder, touched, stats, known)
@@ -172,6 +162,28 @@ def build_cache(folder: Path, images: Sequence[str], size: int, reading: Reading
         return PixelCache(path, size, reading, {image: known[image] for image in stats}, missing)
 
 
+def _stats(folder: Path, images: Sequence[str]) -> tuple[dict[str, State], dict[str, str]]:
+    """State of each image, and those that are missing, with the reason."""
+    found: dict[str, State] = {}
+    missing: dict[str, str] = {}
+    for image in images:
+        try:
+            here = os.stat(folder / image)
+        except OSError as error:
+            missing[image] = "no such file" if error.errno == errno.ENOENT else os.strerror(error.errno or 0).lower()
+            continue
+        if S_ISREG(here.st_mode):
+            found[image] = here.st_size, here.st_mtime_ns, here.st_ctime_ns
+        else:
+            missing[image] = "not a file"  # a pipe, say, which would be waited for
+    return found, missing
+
+
+def _threads(folder: Path) -> int:
+    """Threads that read images: one a core, more where most of them wait for the network."""
+    return max(cores(), REQUESTS) if address(folder) else cores()
+
+
 def _parts(path: Path, size: int) -> Parts:
     return Parts(path / "pixels.u8", size * size * 3)
 
@@ -180,7 +192,7 @@ def _decode_into(
     parts: Parts,
     folder: Path,
     todo: list[str],
-    stats: dict[str, os.stat_result],
+    stats: dict[str, State],
     size: int,
     reading: Reading,
     known: dict[str, Entry],
@@ -202,9 +214,9 @@ def _decode_into(
             pixels.write(row, decoded.pixels.tobytes())
         except ImageError as error:
             problem = str(error).removeprefix(f"{shown(folder / image)}: ")
-        return image, Entry(*_state(stats[image]), -1 if problem else row, digest, problem, **facts)
+        return image, Entry(*stats[image], -1 if problem else row, digest, problem, **facts)
 
-    executor = ThreadPoolExecutor(cores())
+    executor = ThreadPoolExecutor(_threads(folder))
     committed = time.monotonic()
     try:
         futures = [executor.submit(decode, image, start + i) for i, image in enumerate(todo)]
@@ -248,7 +260,7 @@ def _with_pixels(entries: dict[str, Entry], parts: Parts) -> dict[str, Entry]:
 
 
 def _with_same_content(
-    folder: Path, images: Sequence[str], stats: dict[str, os.stat_result], known: dict[str, Entry]
+    folder: Path, images: Sequence[str], stats: dict[str, State], known: dict[str, Entry]
 ) -> dict[str, Entry]:
     """New entries for those of the images whose content is still what the entry says: copied back, or touched."""
 
@@ -259,20 +271,16 @@ def _with_same_content(
             return ""
 
     again = [image for image in images if image in known and known[image].digest]
-    with ThreadPoolExecutor(cores()) as executor:
+    with ThreadPoolExecutor(_threads(folder)) as executor:
         same = [image for image, now in zip(again, executor.map(digest, again), strict=True) if now == known[image].digest]
     renewed = {}
     for image in same:
-        size, mtime, ctime = _state(stats[image])
+        size, mtime, ctime = stats[image]
         renewed[image] = replace(known[image], bytes=size, mtime_ns=mtime, ctime_ns=ctime)
     return renewed
 
 
-def _state(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _same(entry: Entry, found: os.stat_result) -> bool:
+def _same(entry: Entry, found: State) -> bool:
     """Whether the file is still what the entry says; one that could not be read is worth another try."""
     unread = not entry.digest and entry.bytes > 0
-    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == _state(found) and not unread
+    return (entry.bytes, entry.mtime_ns, entry.ctime_ns) == found and not unread

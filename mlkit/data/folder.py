@@ -7,7 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from mlkit.data import remote
 from mlkit.data.opening import is_heif
+from mlkit.files import address
 
 _NO_PICTURES = ("EPS", "MPEG", "HDF5", "GRIB", "BUFR", "WMF")  # which Pillow has names for, and does not decode
 
@@ -15,14 +17,22 @@ _NO_PICTURES = ("EPS", "MPEG", "HDF5", "GRIB", "BUFR", "WMF")  # which Pillow ha
 def walk_images(folder: Path) -> Iterator[tuple[Path, bool]]:
     """What lies below a folder, sorted, and whether it is a picture; hidden folders are passed over whole.
 
-    A file that is called like a picture is one, broken or not. Links to folders are not followed.
+    A file that is called like a picture is one, broken or not; elsewhere no other is. Links to folders are not followed.
     """
+    if address(folder):
+        yield from ((folder / name, Path(name).suffix.lower() in _suffixes()) for name in remote.names(folder))
+        return
     for name in sorted(os.listdir(folder)):
         path = folder / name
         if name.startswith(".") or not path.is_dir():
             yield path, _is_picture(path)
         elif not path.is_symlink():
             yield from walk_images(path)
+
+
+def is_folder(place: Path) -> bool:
+    """Whether a place is a folder; what is elsewhere and called like a picture is none, and not asked for."""
+    return remote.is_folder(place) if not address(place) or place.suffix.lower() not in _suffixes() else False
 
 
 def _is_picture(path: Path) -> bool:

@@ -21,8 +21,9 @@ from mlkit.data.levels import Levels, full_range, range_notes
 from mlkit.data.opening import HEIF, Refused, open_image
 from mlkit.data.png import SIGNATURE, without_ancillary
 from mlkit.data.reading import AS_USUAL, Reading
+from mlkit.data.remote import read
 from mlkit.errors import ImageError
-from mlkit.files import resolve, shown
+from mlkit.files import address, resolve, shown
 
 # Part of every cache key: a new number here, or another Pillow, decodes everything again.
 DECODER = f"pillow-{PIL.__version__}-4" + f"-heif-{HEIF}" * bool(HEIF)
@@ -103,6 +104,8 @@ def notes(decoded: Mapping[str, tuple[Levels | None, bool]], reading: Reading) -
 def read_bytes(path: str | Path) -> bytes:
     """Read a file whole. Raises ImageError if it cannot be read or is empty."""
     try:
+        if address(path):
+            return _not_empty(read(Path(path), _LARGEST), path)
         state = os.stat(path)
         if not S_ISREG(state.st_mode) and not S_ISDIR(state.st_mode):  # would be waited for, or never end
             raise ImageError(f"{shown(path)}: no file, but a pipe or a device")
@@ -110,9 +113,13 @@ def read_bytes(path: str | Path) -> bytes:
             raise ImageError(f"{shown(path)}: {state.st_size:,} bytes, no picture is larger than {_LARGEST:,}")
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{resolve(path)}: no such file") from None
+        raise ImageError(f"{address(path) or resolve(path)}: no such file") from None
     except OSError as error:
         raise ImageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    return _not_empty(data, path)
+
+
+def _not_empty(data: bytes, path: str | Path) -> bytes:
     if not data:
         raise ImageError(f"{shown(path)}: the file is empty (0 bytes)")
     return data

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mlkit.data import remote
 from mlkit.data.folder import walk_images
 from mlkit.errors import LabelError
-from mlkit.files import shown
+from mlkit.files import address, shown
 
 _ODD = re.compile(r"\A[./\s]|\A[A-Za-z]:|\A\Z|//|/\.|[/\s]\Z|[\\\0\r\n\ufeff]|\.\.|://")  # all other names are in order
 _MOST = 5  # of what is wrong alike, so many are named
@@ -26,7 +27,7 @@ def image_name(cell: str) -> str:
         return cell
     name = cell.replace("\ufeff", "").strip()  # joined files carry a byte order mark in the middle
     if "://" in name:
-        raise LabelError(f"{name!r} is an address; download the images, and write their paths inside the images folder")
+        raise LabelError(f"{name!r} is an address; name its folder as images, and write the path inside the images folder")
     path = PurePosixPath(name)
     if not name or not path.name:
         raise LabelError(f"no image name ({cell!r}); write the path inside the images folder")
@@ -116,8 +117,8 @@ def _mends(folder: Path, lost: Sequence[str]) -> str:
 
 def compare(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str], str]:
     """Names that have no file, pictures that have no name, and settings that would find files for the names, for people."""
-    if not folder.is_dir():
-        raise LabelError(f"{folder}: no such images folder; check the path")
+    if not remote.list_anew(folder):
+        raise LabelError(f"{address(folder) or folder}: no such images folder; check the path")
     known, lost = set(names), _without_file(folder, names)
     pictures = [path.relative_to(folder).as_posix() for path, is_picture in walk_images(folder) if is_picture]
     return lost, [name for name in pictures if name not in known], _mends(folder, lost)
@@ -159,18 +160,22 @@ def exclude_images(
     file = shown(source) if source else "the label table"
     mend = report.attrs["mend"]
     if bad.all():
-        mend = mend or f"is the images folder right{f', {folder}' if folder else ''}?"
+        mend = mend or f"is the images folder right{f', {address(folder) or folder}' if folder else ''}?"
         raise LabelError(f"{file}: none of its {len(labels)} images can be used ({named}); {mend}")
     mend = mend or "mend them, or set strict off"
     raise LabelError(f"{file}: {len(images)} of {len(labels)} images cannot be used ({named}); {mend}")
 
 
 def _without_file(folder: Path, names: Sequence[str]) -> list[str]:
+    if address(folder):
+        return list(remote.states(folder, names)[1])
     return [name for name in names if not os.path.isfile(os.path.join(folder, name))]
 
 
 def _files(folder: Path) -> list[str]:
     """Paths of all files in a folder, from it, but those that are hidden."""
+    if address(folder):
+        return remote.names(folder)
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
-from mlkit.files import make_folder, move, resolve
+from mlkit.files import is_address, make_folder, move, resolve
 from mlkit.progress import bar
 
 ATTRIBUTES = {"sleeves": 0.88, "plain": 0.80, "long": 0.50, "bag": 0.08}  # name -> prevalence
@@ -31,7 +31,7 @@ FOLDER = "data/sample"
 def ensure_sample(labels: str) -> None:
     """Generate the sample data set if `labels` is a label file of it and it is not there yet; else do nothing."""
     own = (resolve(f"{FOLDER}/{file}") for file in ("labels.csv", "truth.csv"))
-    if resolve(labels) in own and not resolve(labels).exists():
+    if not is_address(labels) and resolve(labels) in own and not resolve(labels).exists():
         with FileLock(resolve(f"{FOLDER}.lock")):  # two notebooks may want it at once
             if not resolve(labels).exists():
                 make_sample(FOLDER)

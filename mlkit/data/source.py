@@ -12,11 +12,12 @@ from mlkit.data.labelfile import LabelFile, read_label_file
 from mlkit.data.levels import check_range
 from mlkit.data.names import MATCHES, exclude_images, find_files, refuse_links
 from mlkit.data.reading import Reading
+from mlkit.data.remote import list_anew
 from mlkit.data.sample import ensure_sample
 from mlkit.data.suggestions import read_suggestions, suggested
 from mlkit.data.values import plain_values
 from mlkit.errors import LabelError
-from mlkit.files import resolve, shown
+from mlkit.files import address, locate, resolve, shown
 from mlkit.parameters import OneOf, parameters_of
 
 
@@ -28,7 +29,7 @@ class DataSource(Reading):
         ParameterError: if a value is none that it can have.
     """
 
-    images: Annotated[str, "folder of images"] = ""
+    images: Annotated[str, "folder of images, here or elsewhere: s3://bucket/photos"] = ""
     labels: Annotated[str, "label file: .txt, .csv, .tsv or .parquet"] = ""
     answers: Annotated[str, "answers of people to single cells, which go before the labels: see mlkit review"] = ""
     suggestions: Annotated[str, "of a model for unknown training cells, to learn a little from: mlkit review suggest"] = ""
@@ -66,9 +67,9 @@ class DataSource(Reading):
         """
         self.prepare()
         file = self.read().check()
-        folder = resolve(self.images)
-        if not folder.is_dir():
-            raise LabelError(f"{folder}: no such images folder; check the path")
+        folder = locate(self.images)
+        if not list_anew(folder):
+            raise LabelError(f"{address(folder) or folder}: no such images folder; check the path")
         names = self.files_of(file)
         table = file.labels.set_axis(pd.Index(names, name="image", dtype=object))
         table.attrs = file.labels.attrs
@@ -94,7 +95,7 @@ class DataSource(Reading):
 
     def files_of(self, file: LabelFile) -> list[str]:
         """Files of the images that a label file names, from the images folder."""
-        return find_files(resolve(self.images), list(file.labels.index), self.extension, self.match)
+        return find_files(locate(self.images), list(file.labels.index), self.extension, self.match)
 
     def prepare(self) -> None:
         """Draw the sample, if it is that and not there yet."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mlkit.data.remote import fetch
 from mlkit.errors import LabelError
-from mlkit.files import resolve, shown
+from mlkit.files import address, locate, shown
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".txt", *SEPARATORS, ".parquet")
@@ -44,12 +45,12 @@ class TableFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = resolve(path)
+        self.path = locate(path)
         suffix = self.path.suffix.lower()
         if suffix not in SUFFIXES:
             raise LabelError(f"{shown(self.path)}: unknown label format {suffix!r}; use {FORMATS}, or see `mlkit labels`")
-        if not self.path.is_file():
-            raise LabelError(f"{self.path}: no such label file; check the path")
+        if not fetch(self.path):
+            raise LabelError(f"{address(self.path) or self.path}: no such label file; check the path")
         self.header: list[str] = []
         self.line = 0
         self.separator = ""

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlkit.data.images import DECODER
+from mlkit.data.remote import state
 from mlkit.errors import FailureError, ParameterError, RunError
-from mlkit.files import FORMAT, atomic, defused, make_folder, shown
+from mlkit.files import FORMAT, address, atomic, defused, make_folder, shown
 from mlkit.inference.predictor import KINDS, Predictor
 from mlkit.progress import bar, listed
 
@@ -150,11 +151,11 @@ def _digest(model: str, images: Sequence[Path]) -> str:
     digest = hashlib.blake2b(model.encode(), digest_size=8)
     for path in images:
         try:
-            stat = path.stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            size, changed, _ = state(path)
+            version = f"{size} {changed}"
         except OSError:  # it has a row that says so
-            state = ""
-        digest.update(f"\0{path}\0{state}".encode(errors="surrogateescape"))
+            version = ""
+        digest.update(f"\0{address(path) or path}\0{version}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mlkit.data.images import load_image
 from mlkit.errors import ParameterError, nearest
-from mlkit.files import resolve
+from mlkit.files import locate
 from mlkit.inference.predictor import Predictor
 from mlkit.models.networks import Ensemble, normalise, statistics_of
 
@@ -46,7 +46,7 @@ def heat_maps(
             raise ParameterError(f"unknown attribute {name!r}{nearest(name, predictor.attributes)}")
     columns = [predictor.attributes.index(name) for name in names]
     size = predictor.meta["image_size"]
-    pixels = load_image(resolve(image), size, predictor.reading)
+    pixels = load_image(locate(image), size, predictor.reading)
     model = predictor.model
     inputs = normalise(torch.from_numpy(pixels.copy())[None].to(predictor.device.device), *statistics_of(model))
     networks = list(model.members) if isinstance(model, Ensemble) else [model]

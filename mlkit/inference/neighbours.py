@@ -10,7 +10,7 @@ from torch.nn import functional
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.images import digest_content, load_image, read_bytes
 from mlkit.errors import MlkitError, ParameterError, nearest
-from mlkit.files import resolve
+from mlkit.files import locate
 from mlkit.inference.predictor import Predictor
 from mlkit.models.freezing import PartlyFrozen, features
 from mlkit.models.networks import Ensemble, set_statistics, statistics_of
@@ -112,7 +112,7 @@ class Neighbours:
             ParameterError: if the attribute is unknown.
         """
         digests = self._dataset.digests.to_numpy()
-        same = digests == digest_content(read_bytes(resolve(image)))
+        same = digests == digest_content(read_bytes(locate(image)))
         similarity = self.vectors @ (self.vectors[same.argmax()] if same.any() else self._asked(image)[0])
         order = np.argsort(-similarity, kind="stable")
         order = order[(self._known(attribute) & ~same)[order]]
@@ -124,7 +124,7 @@ class Neighbours:
         return self._dataset.batch(self.labels.index.get_indexer(images))[0].numpy()
 
     def _asked(self, image: str | Path) -> np.ndarray:
-        pixels = load_image(resolve(image), self._predictor.meta["image_size"], self._predictor.reading)
+        pixels = load_image(locate(image), self._predictor.meta["image_size"], self._predictor.reading)
         return self._features.of_pixels(pixels[None])
 
     def _known(self, attribute: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from mlkit.errors import ImageError, ParameterError, RunError
 from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.guarantee import Guarantee
 from mlkit.evaluation.thresholds import rests_on_few
-from mlkit.files import resolve, shown
+from mlkit.files import address, locate, resolve, shown
 from mlkit.inference.views import mean_logits, named_views
 from mlkit.models.device import Device, choose_device, keep_freed_memory
 from mlkit.models.modelfile import load_model
@@ -158,7 +158,9 @@ class Predictor:
         keep_freed_memory()
         with ThreadPoolExecutor() as executor:
             for batch in _ahead(executor, self._decode, images, batch_size):
-                names = [str(path).encode(errors="backslashreplace").decode() for path, _ in batch]  # it may be no UTF-8
+                names = [
+                    (address(path) or str(path)).encode(errors="backslashreplace").decode() for path, _ in batch
+                ]  # it may be no UTF-8
                 good = [isinstance(result, Decoded) for _, result in batch]
                 decoded = [result for _, result in batch if isinstance(result, Decoded)]
                 remarkable |= {
@@ -211,7 +213,7 @@ class Predictor:
 
     def _decode(self, path: str | Path) -> Decoded | ImageError:
         try:
-            return read_image(resolve(path), self.meta["image_size"], self.reading)
+            return read_image(locate(path), self.meta["image_size"], self.reading)
         except ImageError as error:
             return error
 

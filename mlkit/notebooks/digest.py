@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.files import resolve
+from mlkit.data.remote import list_anew, listed, state
+from mlkit.files import address, locate, resolve
 from mlkit.notebooks.chain import OWN
 from mlkit.parameters import FILES, NO_FILE, RUNS, notebook_cells, read_parameters
 from mlkit.runs import PACKAGES, Run, folder_of
@@ -26,7 +27,7 @@ def digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str])
     own |= parameters.get("settings", {})
     parts = [*_code(source), *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
     parts += [json.dumps(own, sort_keys=True), *data]
-    parts += [_file_state(resolve(own[key])) for key in FILES if own.get(key, "none") not in NO_FILE]
+    parts += [_file_state(locate(own[key])) for key in FILES if own.get(key, "none") not in NO_FILE]
     parts += [_run_state(Run(folder_of(own[key]))) for key in RUNS if own.get(key)]
     return _digest(*parts)
 
@@ -69,12 +70,18 @@ def _parsed(source: str) -> tuple[str, set[str]]:
 
 
 def data_state(images: Path, labels: Path) -> list[str]:
+    if address(images):
+        list_anew(images)
+        return [_file_state(labels), *map(str, sorted(listed(images).items()))]
     return [_file_state(labels), *sorted(_file_state(file) for file in images.rglob("*") if file.is_file())]
 
 
 def _file_state(path: Path) -> str:
-    stat = path.stat() if path.exists() else None
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
+    try:
+        size, changed, _ = state(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{address(path) or path} missing"
+    return f"{address(path) or path} {size} {changed}"
 
 
 def _run_state(run: Run) -> str:

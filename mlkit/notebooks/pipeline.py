@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mlkit.errors import ParameterError
-from mlkit.files import resolve
+from mlkit.files import locate
 from mlkit.notebooks.chain import CHAIN, OWN, TRAINING
 from mlkit.notebooks.digest import data_state, digest_of
 from mlkit.notebooks.execution import NotebookError, execute
@@ -72,11 +71,11 @@ def run_notebooks(
     taken = {notebook: _taken(given, known[notebook], settings) for notebook in CHAIN}
     values = {notebook: known[notebook] | taken[notebook] for notebook in CHAIN}
     images, labels = (values[TRAINING][name] for name in ("images", "labels"))
-    data = data_state(resolve(images), resolve(labels))
+    data = data_state(locate(images), locate(labels))
     digests = {notebook: digest_of(notebook, values[notebook], data) for notebook in CHAIN}
     settings = {key: given[key] for key in settings if key in given}
     wanted = Wanted(digests[TRAINING], settings, trains=TRAINING in chosen, asked=bool(asked), overwrite=overwrite)
-    run = wanted.folder(name, Path(labels).parent.name or "run")
+    run = wanted.folder(name, locate(labels).parent.name or "run")
     with run.claimed():
         manifest, before = Manifest(run), run.id
         manifest.parameters = given

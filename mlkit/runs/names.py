@@ -5,22 +5,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mlkit.errors import RunError
-from mlkit.files import make_folder, project_root, resolve, shown
+from mlkit.files import make_folder, outputs_root, resolve, shown
 
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 _LONGEST = 200  # bytes of a name; file systems take 255, and searches add to it
-
-
-def outputs_root() -> Path:
-    """Folder that holds the runs and the pixel cache; the environment variable MLKIT_OUTPUTS moves it to another disk."""
-    path = Path(os.environ.get("MLKIT_OUTPUTS") or project_root() / "outputs")
-    try:
-        path = path.resolve()
-    except (RuntimeError, OSError):
-        raise RunError(f"{path} is a link to itself; set MLKIT_OUTPUTS to another path") from None
-    if path.is_file():
-        raise RunError(f"{path} is a file; the runs need a folder: set MLKIT_OUTPUTS to another path")
-    return path
 
 
 def named_folder(name: str) -> Path:

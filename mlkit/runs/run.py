@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import FormatError, MlkitError, ParameterError, RunError
-from mlkit.files import digest_file, resolve, shown
+from mlkit.files import digest_file, locate, outputs_root, resolve, shown
 from mlkit.progress import say
 from mlkit.runs.claims import Claim, claim_of, claimed
 from mlkit.runs.folder import RECORD, Folder
-from mlkit.runs.names import folder_of, named_folder, new_folder, outputs_root
+from mlkit.runs.names import folder_of, named_folder, new_folder
 from mlkit.runs.table import FILES
 
 TRAIN_ONE = "train one with notebook 02 or `mlkit train`"  # the way out where there is no run, or no model
@@ -54,7 +54,7 @@ class Run(Folder):
             raise ParameterError(f"overwrite is {overwrite!r}; it must be true or false")
         folder = name if isinstance(name, Path) else named_folder(name) if name else new_folder()
         for what in ("images", "labels"):
-            place = resolve(parameters.get(what, "")).resolve()
+            place = locate(parameters.get(what, "")).resolve()
             if parameters.get(what) and place.is_relative_to(folder.resolve()):
                 raise RunError(f"{shown(folder)} holds the {what} ({shown(place)}); give the run another name")
         run = cls(folder, claim_of(folder))
@@ -178,7 +178,7 @@ class Run(Folder):
         parameters = self.config()["parameters"]
         if not isinstance(parameters, dict) or not isinstance(parameters.get("images"), str):
             raise RunError(f"{shown(self / 'config.json')} names no folder of images; train the run again, with --overwrite")
-        return resolve(parameters["images"])
+        return locate(parameters["images"])
 
     def training_images(self) -> list[str]:
         """Names of those that it learned from; of an ensemble, that any member did. Raises RunError if it has no split."""

@@ -75,7 +75,7 @@ def test_two_names_of_one_file_are_refused(tmp_path):
 
 def test_address_is_told_as_it_was_written(tmp_path):
     (tmp_path / "labels.csv").write_text("image,sea\nhttps://host.example//a.jpg,1\n", encoding="utf-8")
-    with pytest.raises(LabelError, match=r"line 2: 'https://host.example//a.jpg' is an address; download the images"):
+    with pytest.raises(LabelError, match=r"line 2: 'https://host.example//a.jpg' is an address; name its folder as images"):
         DataSource(str(tmp_path), str(tmp_path / "labels.csv")).open(16)
 
 

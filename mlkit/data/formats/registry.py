@@ -12,8 +12,9 @@ from mlkit.data.formats.jsonfiles import is_coco, is_labelstudio, read_coco, rea
 from mlkit.data.formats.statements import Options
 from mlkit.data.formats.tables import is_celeba, is_long, is_tags, read_celeba, read_long, read_tags
 from mlkit.data.labelfile import read_labels, write_labels
+from mlkit.data.remote import fetch
 from mlkit.errors import LabelError, MlkitError
-from mlkit.files import resolve, shown
+from mlkit.files import address, locate, resolve, shown
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def write_other(labels: pd.DataFrame, path: str | Path, prefix: str = "") -> Non
 
 
 def _there(path: str | Path) -> Path:
-    path = resolve(path)
-    if not path.exists():
+    path = locate(path)
+    if not fetch(path) and (address(path) or not path.exists()):
         raise LabelError(f"{shown(path)}: no such file; check the path")
     return path
