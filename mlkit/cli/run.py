@@ -24,8 +24,10 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Execute the notebooks; on failure print what failed and the command that resumes."""
     from mlkit import notebooks
+    from mlkit.data.remote import versions
     from mlkit.data.source import DataSource
     from mlkit.errors import ParameterError, exit_code
+    from mlkit.files import locate
     from mlkit.inference.report import write_report
     from mlkit.parameters import known_parameters
     from mlkit.training.recipe import known_settings
@@ -42,8 +44,9 @@ def run(options: argparse.Namespace) -> int:
     given = given_parameters(options, notebooks.earlier_parameters(options.name, settings, asked) if asked else {})
     data = {**known[notebooks.TRAINING], **given}
     DataSource(data["images"], data["labels"]).prepare()  # so that the first call and the second see the same files
+    elsewhere = versions(locate(data["images"]), locate(data["labels"]))
     try:
-        result = notebooks.run_notebooks(given, settings, options.name, asked, options.overwrite, options.timeout)
+        result = notebooks.run_notebooks(given, settings, options.name, asked, options.overwrite, options.timeout, elsewhere)
     except notebooks.NotebookError as error:
         how = _resume(error, "--only" if options.only else "--from")
         again = command_line(["mlkit", "run", "--name", error.run.name, *how])

@@ -53,9 +53,16 @@ def is_folder(place: Path) -> bool:
     return _ask(place, lambda system, path: bool(system.isdir(path))) if address(place) else place.is_dir()
 
 
-def listed(folder: Path) -> dict[str, State]:
-    """Name and state of the files of a folder elsewhere, as of `list_anew`; of a web server, those that were asked for."""
-    return _listing(folder)
+def versions(images: Path, labels: Path) -> list[str]:
+    """What changes with images and labels elsewhere; a web server lists no versions, so there the labels alone tell."""
+    if address(images):
+        list_anew(images)
+    files = [f"{name} {found}" for name, found in sorted(_listing(images).items())] if address(images) else []
+    if not address(labels):
+        return files
+    with suppress(FileNotFoundError):
+        files.append(f"{address(labels)} {_state_now(labels)}")
+    return files
 
 
 def names(folder: Path) -> list[str]:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.data.remote import list_anew, listed, state
-from mlkit.files import address, locate, resolve
+from mlkit.files import address, is_address, resolve
 from mlkit.notebooks.chain import OWN
 from mlkit.parameters import FILES, NO_FILE, RUNS, notebook_cells, read_parameters
 from mlkit.runs import PACKAGES, Run, folder_of
@@ -27,7 +26,9 @@ def digest_of(notebook: str, parameters: Mapping[str, Any], data: Sequence[str])
     own |= parameters.get("settings", {})
     parts = [*_code(source), *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
     parts += [json.dumps(own, sort_keys=True), *data]
-    parts += [_file_state(locate(own[key])) for key in FILES if own.get(key, "none") not in NO_FILE]
+    parts += [
+        _file_state(resolve(file)) for key in FILES if (file := own.get(key, "none")) not in NO_FILE and not is_address(file)
+    ]
     parts += [_run_state(Run(folder_of(own[key]))) for key in RUNS if own.get(key)]
     return _digest(*parts)
 
@@ -70,18 +71,14 @@ def _parsed(source: str) -> tuple[str, set[str]]:
 
 
 def data_state(images: Path, labels: Path) -> list[str]:
-    if address(images):
-        list_anew(images)
-        return [_file_state(labels), *map(str, sorted(listed(images).items()))]
-    return [_file_state(labels), *sorted(_file_state(file) for file in images.rglob("*") if file.is_file())]
+    """State of images and labels, of those that are here."""
+    files = [] if address(images) else [file for file in images.rglob("*") if file.is_file()]
+    return [*([] if address(labels) else [_file_state(labels)]), *sorted(map(_file_state, files))]
 
 
 def _file_state(path: Path) -> str:
-    try:
-        size, changed, _ = state(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{address(path) or path} missing"
-    return f"{address(path) or path} {size} {changed}"
+    stat = path.stat() if path.exists() else None
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
 
 
 def _run_state(run: Run) -> str:

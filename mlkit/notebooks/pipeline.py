@@ -42,6 +42,7 @@ def run_notebooks(
     asked: Sequence[str] = (),
     overwrite: bool = False,
     timeout: int | None = None,
+    elsewhere: Sequence[str] = (),
 ) -> Run:
     """Execute the notebooks in order into `outputs/<name>/`.
 
@@ -54,6 +55,7 @@ def run_notebooks(
             were not made from this already.
         overwrite: train again, and replace the run that is in the folder.
         timeout: seconds that one cell may take.
+        elsewhere: state of images and labels that are not on this machine.
 
     Raises:
         ParameterError: before anything runs, for an unknown or mistyped parameter.
@@ -71,7 +73,7 @@ def run_notebooks(
     taken = {notebook: _taken(given, known[notebook], settings) for notebook in CHAIN}
     values = {notebook: known[notebook] | taken[notebook] for notebook in CHAIN}
     images, labels = (values[TRAINING][name] for name in ("images", "labels"))
-    data = data_state(locate(images), locate(labels))
+    data = [*data_state(locate(images), locate(labels)), *elsewhere]
     digests = {notebook: digest_of(notebook, values[notebook], data) for notebook in CHAIN}
     settings = {key: given[key] for key in settings if key in given}
     wanted = Wanted(digests[TRAINING], settings, trains=TRAINING in chosen, asked=bool(asked), overwrite=overwrite)

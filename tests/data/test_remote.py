@@ -259,3 +259,16 @@ def test_a_training_from_elsewhere_keeps_the_address_and_needs_nothing_elsewhere
     text = (outputs / "bucket/config.json").read_text(encoding="utf-8")
     assert '"images": "memory://bucket/images"' in text
     assert '"labels": "memory://bucket/labels.csv"' in text
+
+
+def test_what_notebooks_are_made_from_tells_other_versions_elsewhere(memory, local, server):
+    places = locate("memory://bucket/images"), locate("memory://bucket/labels.csv")
+    before = remote.versions(*places)
+    assert remote.versions(*places) == before
+    memory.pipe_file("/bucket/images/a.png", picture(9))
+    after = remote.versions(*places)
+    assert len(set(before) ^ set(after)) == 2
+    memory.pipe_file("/bucket/labels.csv", ROWS.replace("NA", "1").encode())
+    assert len(set(after) ^ set(remote.versions(*places))) == 2
+    assert remote.versions(local / "images", local / "labels.csv") == []
+    assert len(remote.versions(*(locate(f"{server[0]}/{name}") for name in ("images", "labels.csv")))) == 1
