@@ -71,6 +71,8 @@ def test_what_takes_seconds_to_import_is_imported_where_it_is_used():
 import sys, mlkit.plots, mlkit.data.plots, mlkit.training.recipe, mlkit.training.loop, mlkit.inference.predictor
 assert not {slow} & set(sys.modules), {slow} & set(sys.modules)
 import mlkit.evaluation.predictions, mlkit.evaluation.plots, mlkit.models.vision
+from mlkit.models.modelfile import _shapes
+_shapes(dict(backbone="resnet18", attributes=["a"], image_size=32))
 slow = {slow | {"scipy.stats"}} - {{"scipy", "torchvision"}}
 assert not slow & set(sys.modules), slow & set(sys.modules)
 from torch._dynamo.utils import is_compile_supported, istensor  # the real one

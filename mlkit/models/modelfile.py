@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mlkit.errors import MlkitError, ParameterError, WeightsError
 from mlkit.files import check_format, shown
@@ -114,10 +115,19 @@ def _build(meta: Mapping[str, Any]) -> nn.Module:
     return Ensemble(networks, [part["calibration"] for part in parts]) if "members" in meta else networks[0]
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within: random values are not drawn. Tensors of "meta" have none, and to draw them imports torch's compiler, 2 s."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if function in (Tensor.normal_, Tensor.uniform_) else function(*args, **(kwargs or {}))
+
+
 def _shapes(meta: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Entries of the network that metadata names, without memory where its code allows that."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             return _build(meta).state_dict()
     except (ParameterError, NotImplementedError):  # RegNets compute their widths with tensors
         return _build(meta).state_dict()

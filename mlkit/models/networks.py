@@ -54,7 +54,9 @@ def build_model(backbone: str, num_attributes: int, weights: str = "imagenet", i
         load_backbone(model, content, backbone, head_name(model, backbone), image_size, weights)
         mean, std = meta.get("mean", mean), meta.get("std", std)
     _replace_head(model, backbone, num_attributes)
-    if image_size < _PUBLISHED and (reason := _fails(model, image_size)):
+    # without values, by torch's "meta", it would be asked by way of torch's compiler, whose import takes 2 s
+    asked = image_size < _PUBLISHED and not next(model.parameters()).is_meta
+    if asked and (reason := _fails(model, image_size)):
         raise ParameterError(
             f"image_size is {image_size}, too small for {backbone} ({reason}); {_PUBLISHED} fits all networks"
         )
