@@ -116,6 +116,16 @@ def add_model_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dask_option(command: argparse.ArgumentParser) -> None:
+    """Let a command be told which cluster works for it, see `fanout.open_cluster`."""
+    meaning = "Dask workers that share the work: local, tcp://HOST:8786, a .yaml file (default: MLKIT_DASK, else none)"
+    command.add_argument("--dask", default="", metavar="WHERE", type=_typed_cluster, help=meaning)
+
+
+def _typed_cluster(text: str) -> str:
+    return typed_path(text) if text.endswith((".yaml", ".yml")) else text
+
+
 def typed_model(text: str) -> str:
     """A run, or a model file; empty stays so."""
     return typed_path(text) if text.endswith((".pth", ".pt")) else typed_run(text) if text else ""

@@ -8,7 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.cli.given import add_model_option, local_path, typed_model
+from mlkit.cli.given import add_dask_option, add_model_option, local_path, typed_model
 from mlkit.errors import ImageError, ParameterError
 from mlkit.files import address, is_address, locate, shown
 
@@ -37,6 +37,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--resume", action="store_true", help="go on with the file that an earlier call has begun")
     command.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N shares of the images: one a machine")
     command.add_argument("--join", action="store_true", help="join the shares of --out, and say what is missing")
+    add_dask_option(command)
     add_model_option(command)
     command.add_argument(
         "--views",
@@ -58,6 +59,8 @@ def predict(options: argparse.Namespace) -> int:
         raise ParameterError("no image was named; give images, folders, patterns, or - for paths on standard input")
     if options.batch_size < 1:
         raise ParameterError(f"--batch-size is {options.batch_size}; it must be 1 or more")
+    if options.dask and not options.out:
+        raise ParameterError("--dask needs --out FILE")
     number, of = _shard(options)
     from mlkit.inference.answers import share_of, write_answers
     from mlkit.inference.predictor import Predictor
@@ -69,7 +72,7 @@ def predict(options: argparse.Namespace) -> int:
         print(chosen.passed_over.removeprefix("; "))
     if options.out:
         out = share_of(out, number, of) if of > 1 else out
-        count, broken = write_answers(predictor, chosen, out, chosen.count, options.resume, options.batch_size)
+        count, broken = write_answers(predictor, chosen, out, chosen.count, options.resume, options.batch_size, options.dask)
         print(f"{shown(out)}: {count:,} images")
     else:
         count, broken = _print_answers(predictor, chosen, options.batch_size)

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlkit.cli.given import GOES_ON, data_options, given_parameters
+from mlkit.cli.given import GOES_ON, add_dask_option, data_options, given_parameters
 
 
 def add_to(commands: Any) -> None:
@@ -11,6 +11,7 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "simulate", parents=[data_options()], help="which order is worth most, on data with complete labels"
     )
+    add_dask_option(command)
     command.set_defaults(command=simulate, goes_on=GOES_ON)
 
 
@@ -35,7 +36,7 @@ def simulate(options: argparse.Namespace) -> int:
     wanted = Simulation(**{name: value for name, value in values.items() if name in asked}, config=recipe.config)
     truth = recipe.open()
     print(truth)
-    results = run(wanted, truth, options.name or "simulation")
+    results = run(wanted, truth, options.name or "simulation", dask=options.dask)
     for to in (YARDSTICK, "uncertain"):
         if to in wanted.orders:
             print(f"\nmAP less that of {to}, of the same seed: along the curve, at the end, after half the answers")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlkit.cli.given import GOES_ON, data_options, given_parameters
+from mlkit.cli.given import GOES_ON, add_dask_option, data_options, given_parameters
 
 
 def add_to(commands: Any) -> None:
@@ -11,6 +11,7 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "study", parents=[data_options()], help="compare methods for missing labels, on data with complete labels"
     )
+    add_dask_option(command)
     command.set_defaults(command=study, goes_on=GOES_ON)
 
 
@@ -32,7 +33,7 @@ def study(options: argparse.Namespace) -> int:
     wanted = Study(**{name: value for name, value in values.items() if name in asked}, config=recipe.config)
     truth = recipe.open()
     print(truth)
-    results = run_study(wanted, truth, options.name or "study")
+    results = run_study(wanted, truth, options.name or "study", dask=options.dask)
     print(differences(results).round(3).to_string())
     print(advice(results))
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlkit.cli.given import command_line, data_options, given_parameters, given_recipe, settings_table
+from mlkit.cli.given import add_dask_option, command_line, data_options, given_parameters, given_recipe, settings_table
 from mlkit.files import locate, shown
 
 
@@ -22,6 +22,7 @@ def add_to(commands: Any) -> None:
     world.add_argument(
         "--max-restarts", type=int, default=0, metavar="N", help="of all processes, from the last checkpoint, when one died"
     )
+    add_dask_option(command)  # of --folds
     command.add_argument("--help-parameters", action="store_true", help="list every setting: default, choices, meaning")
     command.set_defaults(command=train)
 
@@ -47,6 +48,8 @@ def train(options: argparse.Namespace) -> int:
     world = World(options.processes, options.machines, options.rank, options.rendezvous, options.max_restarts)
     if options.folds is not None and world != ALONE:
         raise ParameterError("--folds trains one run after the other, each in one process; give --processes to one fold")
+    if options.dask and options.folds is None:
+        raise ParameterError("--dask shares out the trainings of --folds K; a single one is not divided by it")
     recipe = given_recipe(given_parameters(options))
     if options.folds is not None:
         recipe = recipe.but(folds=options.folds, fold=0)
@@ -58,7 +61,7 @@ def train(options: argparse.Namespace) -> int:
         name = options.name or locate(recipe.source.labels).parent.name or "run"
         if not options.overwrite:  # else the same command begins again, as it was told
             options.goes_on = _goes_on(options, name)
-        _print_folds(cross_validate(dataset, recipe, name, options.overwrite), name)
+        _print_folds(cross_validate(dataset, recipe, name, options.overwrite, options.dask), name)
         return 0
     if world.rank:
         launch(world, recipe.parameters(), dataset.fingerprint, None)
@@ -78,7 +81,13 @@ def train(options: argparse.Namespace) -> int:
 
 def _goes_on(options: argparse.Namespace, name: str) -> str:
     """What goes on with a training that was begun: it has a name by now, and nothing to overwrite."""
-    given = {"--images": options.images, "--labels": options.labels, "--name": name, "--folds": options.folds}
+    given = {
+        "--images": options.images,
+        "--labels": options.labels,
+        "--name": name,
+        "--folds": options.folds,
+        "--dask": options.dask,
+    }
     words = [word for option, value in given.items() if value for word in (option, str(value))]
     words += [word for file in options.file for word in ("-f", file)]
     words += [word for pair in options.parameter for word in ("-p", *pair)]

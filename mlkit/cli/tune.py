@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.given import GOES_ON, data_options, given_parameters, given_recipe
+from mlkit.cli.given import GOES_ON, add_dask_option, data_options, given_parameters, given_recipe
 from mlkit.errors import MlkitError
 from mlkit.files import locate, shown
 
@@ -41,9 +41,21 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--top", type=int, metavar="N", help=f"settings that --seeds repeats (default: {_TOP})")
     command.add_argument("--workers", type=int, default=1, metavar="W", help="processes that run trials (default: 1)")
+    add_dask_option(command)
     command.add_argument("--no-prune", action="store_true", help="train every trial to its end")
     command.add_argument("--recover", nargs="?", const="", metavar="HOST", help=_RECOVER)
-    command.add_argument("--storage", metavar="URL", help="database for the trials, instead of the journal file")
+    command.add_argument(
+        "--storage",
+        metavar="URL",
+        help="where the trials are: a database, or grpc://HOST:PORT of --serve (default: a file)",
+    )
+    command.add_argument(
+        "--serve",
+        nargs="?",
+        const="",
+        metavar="HOST:PORT",
+        help="let other machines work on the search, not this one",
+    )
     command.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process of `--workers`
     command.set_defaults(command=tune, goes_on=GOES_ON)
 
@@ -54,6 +66,7 @@ _RECOVER = "go on with the trials of processes that were killed here (or on HOST
 def tune(options: argparse.Namespace) -> int:
     """Begin or join a search, queue what is missing, work on it, and print what was found."""
     from mlkit.experiments.search import Tuning, use_storage
+    from mlkit.experiments.search.storage import SERVED, serve
     from mlkit.experiments.search.worker import check_workers, run_workers, work
 
     # a closed terminal ends the workers as Ctrl-C does, and they give back their trials; SIGBREAK is Windows'
@@ -79,9 +92,12 @@ def tune(options: argparse.Namespace) -> int:
     tuning = _begun(options)
     _recover(tuning, options.recover)
     _queue(tuning, options)
-    print(f"{tuning.waiting()} trials to run; results in {shown(tuning.folder)}")
+    print(f"{len(tuning.queued())} trials to run; results in {shown(tuning.folder)}")
+    if options.serve is not None:
+        serve(tuning.folder, options.serve or SERVED)
+        return 0
     try:
-        run_workers(tuning, options.workers)
+        run_workers(tuning, options.workers, options.dask)
     finally:
         _print_results(tuning)
     return 0

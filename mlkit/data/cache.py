@@ -120,7 +120,9 @@ class PixelCache:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use; as many as `OMP_NUM_THREADS` says, where processes share a machine by that."""
+    if (said := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(said):
+        return int(said)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         cache: PixelCache,
         given: pd.DataFrame | None = None,
         suggested: np.ndarray | None = None,
+        opened: "Callable[[str], MultiLabelDataset] | None" = None,
     ) -> None:
         self.labels = labels
         self.given = labels if given is None else given
@@ -48,7 +50,14 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self.targets = torch.from_numpy(to_codes(labels))
         self.suggested = None if suggested is None else torch.from_numpy(suggested)
         self._cache = cache
+        self._opened = opened
         self._rows = np.array([cache.entries[image].row for image in labels.index])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is the way to open it again, which any process does that sees the files: data travel by path."""
+        if self._opened is None:
+            raise TypeError("a data set that was not opened from files cannot be sent to another process")
+        return self._opened, (self.fingerprint,)
 
     def with_labels(self, labels: pd.DataFrame, given: pd.DataFrame | None = None) -> "MultiLabelDataset":
         """The images that `labels` names, with these labels and without suggestions; pixels are shared.

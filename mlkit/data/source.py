@@ -1,6 +1,8 @@
 """The one door to the data: where images and labels are, and how the label file is read."""
 
+import platform
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated
 
 import pandas as pd
@@ -87,7 +89,7 @@ class DataSource(Reading):
         if self.suggestions:
             soft, note = suggested(read_suggestions(self.suggestions), labels, digests)
             labels.attrs["notes"] = [*labels.attrs.get("notes", []), note]
-        return MultiLabelDataset(labels, report, cache, kept, soft)
+        return MultiLabelDataset(labels, report, cache, kept, soft, partial(_open_again, self, image_size))
 
     def read(self) -> LabelFile:
         """The label file alone, with all that is wrong in it."""
@@ -100,6 +102,14 @@ class DataSource(Reading):
     def prepare(self) -> None:
         """Draw the sample, if it is that and not there yet."""
         ensure_sample(self.labels)
+
+
+def _open_again(source: DataSource, image_size: int, fingerprint: str) -> MultiLabelDataset:
+    """A data set that another process has open. Raises LabelError if labels or images are others here."""
+    dataset = source.open(image_size)
+    if dataset.fingerprint != fingerprint:
+        raise LabelError(f"{source.labels} or the images it names are others on {platform.node()}; they must be the same")
+    return dataset
 
 
 DATA = tuple(parameters_of(DataSource))  # names of the settings that say where the data is and how it is read

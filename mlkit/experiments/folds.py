@@ -14,7 +14,9 @@ from mlkit.runs import Folder, named_folder
 from mlkit.training.recipe import Recipe
 
 
-def cross_validate(dataset: MultiLabelDataset, recipe: Recipe, name: str, overwrite: bool = False) -> pd.DataFrame:
+def cross_validate(
+    dataset: MultiLabelDataset, recipe: Recipe, name: str, overwrite: bool = False, dask: str = ""
+) -> pd.DataFrame:
     """Train `recipe.config.folds` runs and put together what they say on their test images.
 
     A fold that is finished, with the same parameters and data, is kept, and an unfinished one goes on.
@@ -24,6 +26,7 @@ def cross_validate(dataset: MultiLabelDataset, recipe: Recipe, name: str, overwr
         recipe: of every fold; its own `fold` is not used.
         name: what the names of the folders begin with.
         overwrite: replace other runs that these folders hold.
+        dask: who trains, see `open_cluster`.
 
     Returns:
         See `over_folds`; also written to `NAME-folds/folds.csv`, beside the out-of-fold predictions.
@@ -32,7 +35,7 @@ def cross_validate(dataset: MultiLabelDataset, recipe: Recipe, name: str, overwr
         RunError: if a folder holds another run.
     """
     recipes = {f"{name}-fold{fold}": recipe.but(fold=fold) for fold in range(recipe.config.folds)}
-    predicted = [Predictions.read(run) for run in train_all(dataset, recipes, overwrite)]
+    predicted = [Predictions.read(run) for run in train_all(dataset, recipes, overwrite, dask)]
     folder = Folder(named_folder(f"{name}-folds"))
     table = over_folds(predicted)
     parts = [one.run.read_table("predictions.csv").query("split == 'test'") for one in predicted]

@@ -12,12 +12,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from mlkit.errors import ClaimError, ParameterError, RunError, nearest
+from mlkit.fanout import Piece, open_cluster, run_pieces
 from mlkit.files import make_folder, read_json, shown, write_csv, write_json
 from mlkit.progress import bar, say
 from mlkit.runs import Claim, named_folder
@@ -80,6 +83,7 @@ def compute_grid(
     table: Callable[[list[dict[str, Any]]], pd.DataFrame],
     describe: Callable[[dict[str, Any]], str],
     unit: str,
+    dask: str = "",
 ) -> pd.DataFrame:
     """Compute the cells that are not finished yet, and return the table of all.
 
@@ -88,10 +92,11 @@ def compute_grid(
     Args:
         folder: of `open_grid`.
         names: cell -> its `digest`.
-        compute: what makes the content of a cell's file, of the cell and a path for its own files.
+        compute: what makes the content of a cell's file, of the cell and a path for its own files; pickled for `dask`.
         table: of such contents, in the order of the cells, what is written to results.csv.
         describe: what is said of such a content, in a few words.
         unit: what a cell is called.
+        dask: who computes the cells, see `open_cluster`.
     """
     files = {cell: folder / "cells" / f"{name}.json" for cell, name in names.items()}
     contents: dict[Path, dict[str, Any]] = {}
@@ -105,16 +110,15 @@ def compute_grid(
 
     pending = [cell for cell, file in files.items() if not file.exists()]
     say(f"{len(files)} {unit}s, of which {len(files) - len(pending)} are finished already; results in {shown(folder)}")
-    with bar(total=len(pending), desc=folder.name, unit=unit, smoothing=0.1) as progress:
+    if not pending:
+        return finished()
+    with open_cluster(dask) as client, bar(total=len(pending), desc=folder.name, unit=unit, smoothing=0.1) as progress:
         started, written, total = time.monotonic(), -math.inf, len(pending)
         while pending:
-            for cell in list(pending):
-                file = files[cell]
-                try:
-                    with Claim(file.with_suffix(".lock"), str(cell)):
-                        if not file.exists():
-                            write_json(file, compute(cell, file.with_suffix("")))
-                except ClaimError:
+            pieces = [Piece(str(cell), (cell, files[cell])) for cell in pending]
+            for piece in run_pieces(client, partial(_compute, compute), pieces):
+                cell, file = piece.arguments
+                if not file.exists():
                     continue  # another process works on it
                 if time.monotonic() > written + _WRITE_SECONDS:
                     finished()
@@ -127,3 +131,10 @@ def compute_grid(
             pending = [cell for cell in pending if not files[cell].exists()]
             time.sleep(_WAIT_SECONDS if pending else 0)
     return finished()
+
+
+def _compute(compute: Callable[[Cell, Path], dict[str, Any]], cell: Cell, file: Path) -> None:
+    """Compute a cell into its file, unless it is there, or another process works on it."""
+    with suppress(ClaimError), Claim(file.with_suffix(".lock"), str(cell)):
+        if not file.exists():
+            write_json(file, compute(cell, file.with_suffix("")))

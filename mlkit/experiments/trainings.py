@@ -5,17 +5,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from mlkit.data.dataset import MultiLabelDataset
-from mlkit.progress import say
+from mlkit.fanout import Piece, open_cluster, run_pieces
+from mlkit.progress import bar, say
 from mlkit.runs import Run, outputs_root
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import Watcher, train
 from mlkit.training.recipe import Recipe
 
 
-def train_all(dataset: MultiLabelDataset, recipes: Mapping[str, Recipe], overwrite: bool = False) -> list[Run]:
+def train_all(
+    dataset: MultiLabelDataset, recipes: Mapping[str, Recipe], overwrite: bool = False, dask: str = ""
+) -> list[Run]:
     """Train by each recipe into the run of its name.
 
     A run that is finished, with the same parameters and data, is kept, and an unfinished one goes on.
@@ -24,20 +28,32 @@ def train_all(dataset: MultiLabelDataset, recipes: Mapping[str, Recipe], overwri
         dataset: the data set.
         recipes: name of the run -> its recipe, all of this data set.
         overwrite: replace other runs that these folders hold.
+        dask: who trains, see `open_cluster`.
 
     Raises:
         RunError: if a folder holds another run.
+        FailureError: if trainings fail on a cluster.
     """
-    runs = []
-    for number, (name, recipe) in enumerate(recipes.items(), 1):
-        run, parameters = Run(outputs_root() / name), recipe.parameters()
-        say(f"training {number} of {len(recipes)}: {run}")
-        if not overwrite and run.finished and not run.differences(parameters, dataset.fingerprint):
-            say("finished before, kept")
-        else:
-            train(dataset, recipe.config, Run.create(name, parameters, dataset.fingerprint, overwrite))
-        runs.append(run)
-    return runs
+    names = {
+        f"training {number} of {len(recipes)}: {Run(outputs_root() / name)}": name for number, name in enumerate(recipes, 1)
+    }
+    pieces = [Piece(text, (text, name, recipes[name])) for text, name in names.items()]
+    with open_cluster(dask) as client, bar(total=len(pieces), desc="trainings", unit="training") as progress:
+        for piece in run_pieces(client, partial(_train, dataset, overwrite), pieces):
+            progress.update()
+            if client is not None:
+                say(f"{piece.name}, finished")
+    return [Run(outputs_root() / name) for name in recipes]
+
+
+def _train(dataset: MultiLabelDataset, overwrite: bool, text: str, name: str, recipe: Recipe) -> None:
+    """One of several trainings, unless it is finished."""
+    run, parameters = Run(outputs_root() / name), recipe.parameters()
+    say(text)
+    if not overwrite and run.finished and not run.differences(parameters, dataset.fingerprint):
+        say("finished before, kept")
+    else:
+        train(dataset, recipe.config, Run.create(name, parameters, dataset.fingerprint, overwrite))
 
 
 def train_examples(recipe: Recipe, backbones: Sequence[str]) -> list[Run]:

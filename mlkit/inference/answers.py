@@ -5,9 +5,11 @@ Machines that share the work write a share each, which are joined in the same wa
 
 import glob
 import hashlib
+import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from mlkit.data.images import DECODER
 from mlkit.data.remote import state
 from mlkit.errors import FailureError, ParameterError, RunError
+from mlkit.fanout import Piece, ask, open_cluster, run_pieces
 from mlkit.files import FORMAT, address, atomic, defused, make_folder, shown
 from mlkit.inference.predictor import KINDS, Predictor
 from mlkit.progress import bar, listed
@@ -36,6 +39,7 @@ def write_answers(
     total: int | None = None,
     resume: bool = False,
     batch_size: int = 32,
+    dask: str = "",
 ) -> tuple[int, int]:
     """Write what a model says of images into a file: .csv, .jsonl or .parquet, by its suffix.
 
@@ -49,6 +53,7 @@ def write_answers(
         total: of the images, for the progress bar.
         resume: take the parts that an earlier call has done.
         batch_size: images that the network sees at once.
+        dask: who writes the parts, see `open_cluster`; the workers see images, model and `out` by the same paths.
 
     Returns:
         How many images there were, and how many of them could not be read.
@@ -57,31 +62,35 @@ def write_answers(
         RunError: if the file is there, or parts that nobody said to take.
         ParameterError: if the suffix is none of those.
         WriteError: if it cannot be written.
+        FailureError: if workers could not write their parts, or would answer otherwise than this process.
     """
     parts = out.with_name(f".{out.name}.parts")
     if parts.exists() and not resume:
         raise RunError(f"an earlier call has begun {shown(out)}: go on with --resume, or delete {shown(parts)}")
-    done: list[Path] = []
-    count = broken = 0
-    left, model = iter(images), f"{FORMAT} {DECODER} {predictor.device} {predictor.digest}"
-    schema = _SCHEMA.with_metadata({"model": model})
-    with _new(out) as temporary, bar(total=total, desc="predicting", unit="image") as progress:
+    with _new(out) as temporary, open_cluster(dask) as client, bar(total=total, desc="predicting", unit="image") as progress:
         make_folder(parts)
-        while chunk := list(islice(left, PART)):
-            part = parts / f"{len(done):07d}-{_digest(model, chunk)}.parquet"
+        done, count = list[Path](), 0
+        model = ask(client, partial(_identity, predictor))
+
+        def missing() -> Iterator[Piece]:
+            nonlocal count
+            left = iter(images)
+            while chunk := list(islice(left, PART)):
+                done.append(parts / f"{len(done):07d}-{_digest(model, chunk)}.parquet")
+                count += len(chunk)
+                if _is_whole(done[-1]):
+                    progress.update(len(chunk))
+                else:
+                    yield Piece(f"part {len(done)}", (done[-1], chunk, batch_size))
+
+        told = progress.update if client is None else None
+        for piece in run_pieces(client, partial(_write_part, predictor, model, told=told), missing()):
+            part, chunk, _ = piece.arguments
+            progress.update(0 if told else len(chunk))
             if not _is_whole(part):
-                tables = []
-                for table in predictor.answers(chunk, batch_size):
-                    tables.append(table)
-                    progress.update(table.image.nunique())
-                with atomic(part) as file:
-                    pq.write_table(pa.Table.from_pandas(pd.concat(tables), schema, preserve_index=False), file)
-            else:
-                progress.update(len(chunk))
-            count += len(chunk)
-            broken += _errors(part)
-            done.append(part)
-        _join(done, schema, temporary)
+                raise FailureError(f"a worker wrote {part}, and it is not here: machines that predict together share a disk")
+        _join(done, _SCHEMA.with_metadata({"model": model}), temporary)
+    broken = sum(map(_errors, done))
     for part in parts.glob("*.parquet"):
         part.unlink()
     with suppress(OSError):  # what else lies there is somebody's
@@ -144,6 +153,40 @@ def _new(out: Path) -> Iterator[Path]:
         raise RunError(f"{shown(out)} is there already; choose another name, or delete it")
     with atomic(out) as temporary:
         yield temporary
+
+
+def _identity(predictor: Predictor) -> str:
+    """All that decides the answers about an image."""
+    return f"{FORMAT} {DECODER} {predictor.device} {predictor.digest}"
+
+
+@lru_cache(maxsize=1)
+def _check(predictor: Predictor, model: str) -> None:
+    """Raise FailureError if a predictor is another than `model` says, as of a worker on other hardware."""
+    if (own := _identity(predictor)) != model:
+        raise FailureError(f"{platform.node()} would answer as {own}, others as {model}; take workers of one kind")
+
+
+def _write_part(
+    predictor: Predictor,
+    model: str,
+    part: Path,
+    images: Sequence[Path],
+    batch_size: int,
+    told: Callable[[int], object] | None = None,
+) -> None:
+    """Write the answers about the images of a part, `told` how many at each batch. Raises FailureError as `_check` does."""
+    _check(predictor, model)
+    if _is_whole(part):  # its worker was killed after that
+        return
+    tables = []
+    for table in predictor.answers(images, batch_size):
+        tables.append(table)
+        if told is not None:
+            told(table.image.nunique())
+    with atomic(part) as file:
+        schema = _SCHEMA.with_metadata({"model": model})
+        pq.write_table(pa.Table.from_pandas(pd.concat(tables), schema, preserve_index=False), file)
 
 
 def _digest(model: str, images: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from mlkit.data.cache import cores
 from mlkit.data.images import Decoded, notes, read_image
 from mlkit.data.levels import Levels
 from mlkit.data.reading import Reading
@@ -68,6 +69,13 @@ class Predictor:
                 "thresholds (mlkit thresholds RUN --policy f1)"
             )
         self._calibration = Calibration.from_dict(meta["calibration"])
+        self._loaded: tuple[str, str, str, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is where it lies and what was asked for: weights travel by path. Who unpickles it loads it there."""
+        if self._loaded is None:
+            raise TypeError("a predictor that was not loaded from a file cannot be sent to another process")
+        return Predictor.load, (*self._loaded, True)
 
     @classmethod
     def load(
@@ -96,6 +104,7 @@ class Predictor:
         model, meta = load_model(path)
         chosen = choose_device(device, precision or meta.get("precision", "auto"), meta["image_size"])
         predictor = cls(model, meta, chosen, shown(path) if run is None else str(run), views)
+        predictor._loaded = (str(path), device, precision, views)
         if not predictor.finished and not quiet:
             say(f"{predictor.source} is not finished: its probabilities are not calibrated, its thresholds are all 0.5")
         if (few := rests_on_few(meta.get("chosen_on", {}))) and not quiet:
@@ -156,7 +165,7 @@ class Predictor:
         """
         remarkable: dict[str, tuple[Levels | None, bool]] = {}
         keep_freed_memory()
-        with ThreadPoolExecutor() as executor:
+        with ThreadPoolExecutor(cores() + 4) as executor:  # some wait for the disk
             for batch in _ahead(executor, self._decode, images, batch_size):
                 names = [
                     (address(path) or str(path)).encode(errors="backslashreplace").decode() for path, _ in batch

@@ -5,6 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
@@ -16,6 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import HANG, wait_for
+from played import play, worth
 
 from mlkit.cli import main
 from mlkit.errors import MlkitError, ParameterError, RunError
@@ -23,10 +28,10 @@ from mlkit.experiments.search import Tuning
 from mlkit.experiments.search import worker as worker_module
 from mlkit.experiments.search.plots import history, slices
 from mlkit.experiments.search.plots import importance as importance_plot
-from mlkit.experiments.search.pruning import Reporter, reporter
+from mlkit.experiments.search.pruning import Reporter
 from mlkit.experiments.search.setup import go_on, set_up
 from mlkit.experiments.search.space import Space
-from mlkit.experiments.search.storage import STORAGE
+from mlkit.experiments.search.storage import STORAGE, open_storage, serve
 from mlkit.experiments.search.trials import best, importance, promising, ranking, trials, write_best
 from mlkit.experiments.search.tuning import values_of
 from mlkit.experiments.search.worker import run_workers, work
@@ -117,27 +122,6 @@ def begin(name="s", **changes):
     tuning = replace(Tuning(name, PARAMETERS, SPACE, "data"), **changes)
     tuning.begin()
     return tuning
-
-
-def worth(parameters):
-    """Highest at a learning rate of 0.001; a little better with the larger batch."""
-    return 0.9 - 0.1 * abs(np.log10(parameters["learning_rate"]) + 3) + 0.001 * (parameters["batch_size"] == 32)
-
-
-def play(notebook, run, parameters, **options):
-    """What notebook 02 does with its parameters, without a training: three epochs, reported, and a finished run."""
-    parameters = parameters | parameters["settings"]
-    watcher, epochs, stopped = reporter(parameters["trial"]), [], None
-    for epoch in (1, 2, 3):
-        epochs.append({"epoch": epoch, "mAP": worth(parameters) * epoch / 3})
-        if watcher(epochs) and epoch < 3:
-            stopped = {"reason": "pruned", "epoch": epoch}
-            break
-    data = Tuning.open(parameters["trial"].partition("/")[0]).data
-    run.write_json("config.json", {"parameters": parameters, "created": "now", "data": data})
-    run.write_table("epochs.csv", pd.DataFrame(epochs))
-    facts = {"stopped": stopped, "seconds": 1.0, "epochs": len(epochs), "judged_on": "test", "mean": {"AP": 0.5}}
-    run.write_json("metrics.json", facts)
 
 
 @pytest.fixture
@@ -249,7 +233,7 @@ def test_repetitions_do_not_use_up_the_trials_of_the_search(played):
     work(tuning)
     tuning.enqueue(promising(tuning, 3), seeds=[1, 2])
     tuning.search(4)
-    assert tuning.waiting() == 6 + 1
+    assert len(tuning.queued()) == 6 + 1
 
 
 def test_training_that_had_ended_before_its_worker_died_counts_in_full(monkeypatch):
@@ -372,7 +356,7 @@ def test_failed_trial_is_told_and_replaced_and_many_in_a_row_stop_the_worker(mon
     assert table.error[0] == "out of memory"
     assert "trial 0 failed" in capsys.readouterr().out
     tuning.search(9)
-    assert tuning.waiting() == 8
+    assert len(tuning.queued()) == 8
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
@@ -388,7 +372,7 @@ def test_interrupted_or_failed_trial_goes_back_into_the_queue_and_goes_on_in_its
     with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
         work(tuning)
     tuning.enqueue(settings, seeds=[5])
-    assert tuning.waiting() == 1
+    assert len(tuning.queued()) == 1
     monkeypatch.setattr(worker_module, "execute", play)
     work(tuning)
     table = trials(tuning)
@@ -489,7 +473,7 @@ def test_machines_that_share_a_database_alone_join_the_same_search_only(played, 
     begin().search(2)
     monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "machine2"))
     second = begin(parameters=PARAMETERS | {"images": "elsewhere"})
-    assert second.waiting() == 2
+    assert len(second.queued()) == 2
     monkeypatch.setenv("MLKIT_OUTPUTS", str(tmp_path / "machine3"))
     with pytest.raises(RunError, match="holds another search called 's'"):
         begin(data="others")
@@ -515,7 +499,7 @@ def test_trials_of_a_lost_machine_are_given_back_by_its_name(monkeypatch):
 
 
 def test_command_begins_joins_and_says_what_was_found(sample, played, monkeypatch, capsys, tmp_path):
-    def in_this_process(tuning, workers):
+    def in_this_process(tuning, workers, dask):
         work(tuning)
 
     monkeypatch.setattr(worker_module, "run_workers", in_this_process)
@@ -627,3 +611,65 @@ def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(project, 
     assert (again.run, again.learning_rate) == (f"t-trial{number:03d}", table.learning_rate[number])
     assert Run.open(again.run).config()["parameters"]["learning_rate"] == again.learning_rate
     assert (outputs / again.run / "02_train_resnet18.ipynb").exists()
+
+
+# --- a journal that another machine serves
+
+
+def served(folder, port):
+    """The journal of a folder, served by a process of its own."""
+    imports = "import sys; from pathlib import Path; from mlkit.experiments.search import storage"
+    words = [sys.executable, "-c", f"{imports}; storage.serve(Path(sys.argv[1]), sys.argv[2])", folder, f"127.0.0.1:{port}"]
+    environment = {name: value for name, value in os.environ.items() if name != STORAGE}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_two_hundred_trials_of_eight_workers_by_a_server_that_is_killed_run_once_each(outputs, monkeypatch):
+    pytest.importorskip("grpc")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder := outputs / "elsewhere").mkdir(parents=True)
+    servers, ran = [served(folder, port)], Counter()
+    monkeypatch.setenv(STORAGE, f"grpc://127.0.0.1:{port}")
+    wait_for(lambda: socket.create_connection(("127.0.0.1", port)).close() is None)
+    tuning = begin()
+    tuning.search(200)
+
+    def work_on(_):
+        while claimed := tuning.take():
+            trial, claim = claimed
+            with claim:
+                ran[trial.number] += 1
+                trial.study.tell(trial, worth(trial.params))
+                if len(ran) == 100:
+                    servers[0].kill()
+                    servers.append(served(folder, port))
+
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(work_on, range(8)))
+    for trial in tuning.running():  # whose start was written down, and not said, when the server was killed
+        assert trial.number not in ran
+        tuning.give_back(trial.number)
+    work_on(0)
+    servers[-1].kill()
+    for server in servers:
+        server.wait()
+    monkeypatch.delenv(STORAGE)
+    study = optuna.load_study(study_name="s", storage=open_storage(folder))
+    states = Counter(trial.state.name for trial in study.trials)
+    assert states["COMPLETE"] == 200
+    assert set(ran.values()) == {1}
+
+
+def test_who_serves_a_search_to_a_network_is_warned(outputs, monkeypatch, capsys):
+    monkeypatch.setattr(optuna.storages, "run_grpc_proxy_server", lambda *_, **options: print(options))
+    outputs.mkdir()
+    for where, warned in (("127.0.0.1:1300", 0), ("0.0.0.0:1300", 1)):
+        serve(outputs, where)
+        said = capsys.readouterr().out
+        assert said.count("without a password") == warned
+        assert f"mlkit tune --storage grpc://{where}" in said
+        assert "'port': 1300" in said
+    with pytest.raises(MlkitError, match=r"'localhost' must be HOST:PORT, such as 127.0.0.1:13000"):
+        serve(outputs, "localhost")

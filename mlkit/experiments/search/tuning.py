@@ -133,12 +133,12 @@ class Tuning:
                     if all(trial.state.name == "FAIL" for trial in same):
                         study.enqueue_trial(dict(values), marks | ({"run": self.run(same[-1]).name} if same else {}))
 
-    def waiting(self) -> int:
-        """How many trials are queued."""
-        return sum(trial.state.name == "WAITING" for trial in self.optuna_study().get_trials(deepcopy=False))
+    def queued(self) -> list[int]:
+        """Numbers of the trials that wait to be run."""
+        return [trial.number for trial in self.optuna_study().get_trials(deepcopy=False) if trial.state.name == "WAITING"]
 
-    def take(self) -> "tuple[Trial, Claim] | None":
-        """The next queued trial with its claim; None if none waits. No other process gets the same."""
+    def take(self, number: int | None = None) -> "tuple[Trial, Claim] | None":
+        """The next queued trial, or that of a number, with its claim; None if none waits. No other process gets the same."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.samplers import TPESampler
         from optuna.trial import Trial, TrialState
@@ -146,6 +146,8 @@ class Tuning:
         with self.queue():
             study, storage = self.optuna_study(), open_storage(self.folder)
             for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                if number not in (None, waiting.number):
+                    continue
                 # The storage decides who gets it: machines that share a database alone do not see this lock. `Study.ask`
                 # would make a trial of its own where the last one was just taken.
                 try:
@@ -194,6 +196,19 @@ class Tuning:
                 marks = {**marks_of(trial), "run": self.run(trial).name, "recovers": number}
                 study.enqueue_trial(values_of(trial), marks)
             study.tell(number, state=TrialState.FAIL)
+
+    def last(self, number: int) -> "FrozenTrial":
+        """A trial, or where a process died at it the one that goes on with it."""
+        there = self.optuna_study().get_trials(deepcopy=False)
+        while following := [trial.number for trial in there if trial.user_attrs.get("recovers") == number]:
+            (number,) = following
+        return there[number]
+
+    def is_abandoned(self, number: int) -> bool:
+        """Whether nobody works on a trial that runs."""
+        with self.queue(), suppress(ClaimError), self.claim(number):
+            return True
+        return False
 
     def queue(self) -> FileLock:
         """Whoever holds this lock may take trials from the queue and put some in."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pandas as pd
 
 from mlkit.data.cache import cores
 from mlkit.errors import ClaimError, FailureError, MlkitError
-from mlkit.experiments.search.storage import storage_name
+from mlkit.experiments.search.storage import STORAGE, storage_name
 from mlkit.experiments.search.tuning import Tuning, marks_of
+from mlkit.fanout import Piece, open_cluster, run_pieces
 from mlkit.files import project_root
 from mlkit.notebooks import TRAINING, InterruptedNotebook, execute
 from mlkit.progress import SWITCH, bar, say
@@ -23,23 +25,33 @@ from mlkit.runs import Claim, Run, Stopped
 from mlkit.training.recipe import notebook_parameters
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from distributed import Client
+    from optuna.trial import FrozenTrial, Trial
 
 _MOST_FAILURES = 3  # in a row: then it is not the settings of one trial
 
 
-def run_workers(tuning: Tuning, workers: int = 1) -> None:
+def run_workers(tuning: Tuning, workers: int = 1, dask: str = "") -> None:
     """Run queued trials in processes of their own until none waits. More processes may join, here or on other machines.
+
+    Args:
+        tuning: the search.
+        workers: number of processes of this machine.
+        dask: who runs the trials in their place, see `open_cluster`.
 
     Raises:
         MlkitError: if a process failed or was killed, once the others have ended; or for SQLite and several workers.
     """
+    with open_cluster(dask) as client:
+        if client is not None:
+            _run_pieces(tuning, client)
+            return
     check_workers(workers)
-    waiting, before = tuning.waiting(), {trial.number for trial in tuning.abandoned()}
+    waiting, before = len(tuning.queued()), {trial.number for trial in tuning.abandoned()}
     workers = min(workers, waiting)
     processes = [_start(tuning, number, workers) for number in range(workers)]
     with bar(total=waiting, desc="search", unit="trial", smoothing=0.1) as progress:
-        last = _follow(processes, lambda: progress.update(waiting - tuning.waiting() - progress.n))
+        last = _follow(processes, lambda: progress.update(waiting - len(tuning.queued()) - progress.n))
     failed = [(process, line) for process, line in zip(processes, last, strict=True) if process.returncode]
     if left := [trial.number for trial in tuning.abandoned() if trial.number not in before]:
         numbers = ", ".join(map(str, left))
@@ -49,6 +61,34 @@ def run_workers(tuning: Tuning, workers: int = 1) -> None:
         )
     if failed:
         raise FailureError(f"a worker of {tuning.name} failed: {failed[0][1].strip().removeprefix('mlkit: ')}")
+
+
+def _run_pieces(tuning: Tuning, client: "Client") -> None:
+    """Run the queued trials on a cluster."""
+    check_workers(2)
+    pieces = [Piece(f"trial {number}", (tuning.name, number)) for number in tuning.queued()]
+    failures = 0
+    with bar(total=len(pieces), desc="search", unit="trial", smoothing=0.1) as progress:
+        for piece in run_pieces(client, _run_piece, pieces, [STORAGE]):
+            progress.update()
+            trial = tuning.last(piece.arguments[1])
+            error = trial.user_attrs.get("error", "")
+            said = error or f"validation mAP {max(trial.intermediate_values.values(), default=nan):.3f}"
+            say(f"trial {trial.number}: {_text(trial)}: {trial.state.name.lower()}, {said}")
+            failures = failures + 1 if error else 0
+            if failures == _MOST_FAILURES:
+                raise FailureError(f"{failures} trials in a row failed, the last: {error}")
+
+
+def _run_piece(name: str, number: int) -> None:
+    """Run a queued trial, or go on with it where a worker was killed; nothing if another process runs it."""
+    tuning = Tuning.open(name)
+    if (begun := tuning.last(number)).state.name == "RUNNING" and tuning.is_abandoned(begun.number):
+        tuning.give_back(begun.number)
+    if claimed := tuning.take(tuning.last(number).number):
+        trial, claim = claimed
+        with claim:
+            _run(tuning, trial)
 
 
 def _start(tuning: Tuning, number: int, workers: int) -> "subprocess.Popen[str]":
@@ -164,7 +204,7 @@ def _result(tuning: Tuning, run: Run) -> tuple[dict[str, Any], pd.DataFrame, flo
     return facts, epochs, worth
 
 
-def _text(trial: "Trial") -> str:
+def _text(trial: "Trial | FrozenTrial") -> str:
     values: dict[str, Any] = {**trial.params, **marks_of(trial)}
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()

@@ -26,7 +26,7 @@ from mlkit.runs import contents
 
 
 def simulate(
-    simulation: Simulation, truth: MultiLabelDataset, name: str, features: np.ndarray | None = None
+    simulation: Simulation, truth: MultiLabelDataset, name: str, features: np.ndarray | None = None, dask: str = ""
 ) -> pd.DataFrame:
     """Run the campaigns of a simulation that are not finished yet, and return the curves of all.
 
@@ -38,6 +38,7 @@ def simulate(
         truth: images with their full labels.
         name: of the simulation's folder below `outputs`.
         features: (images, features), in place of those of the frozen network.
+        dask: who runs the campaigns, see `open_cluster`.
 
     Returns:
         One row per campaign and round: the fields of `Campaign`; answers so far, and the seconds they took; mAP on the full
@@ -47,32 +48,7 @@ def simulate(
         RunError: if the folder holds something else.
     """
     folder = open_grid(name, "simulation", {"simulation": asdict(simulation), "data": truth.fingerprint})
-    groups = duplicate_groups(truth) if simulation.config.near_duplicates else truth.digests
-    seen = _features(simulation, truth, folder) if features is None else features
-
-    @functools.cache
-    def start(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a seed: which images judge, the fold of each, what the heads see of it."""
-        config = simulation.config
-        split = split_images(truth.labels, config.validation_fraction, seed, groups, test=config.test_fraction)
-        test = (split == "test").to_numpy()
-        numbers, names = pd.factorize(truth.labels.index.to_series().map(groups))
-        folds = np.random.default_rng([seed, *b"folds"]).permutation(len(names))[numbers] % FOLDS
-        return test, folds, principal(seen, ~test, simulation.components)
-
-    def compute(campaign: Campaign, own: Path) -> dict[str, Any]:
-        began = time.process_time()
-        test, folds, inputs = start(campaign.seed)
-        learner: Learner = Heads(inputs, simulation.strength, folds)
-        if simulation.learner == "network":
-            learner = Network(truth, simulation.training(campaign), test, folds, own)
-        try:
-            given, curve = run_campaign(simulation, campaign, truth.labels, test, seen, learner)
-            full = mean_ap(learner.learn(np.where(test[:, None], -1, codes))[test], codes[test])
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
-        result = {"answers": given, "mAP": curve, "full": full, "cpu_seconds": round(time.process_time() - began, 1)}
-        return {"settings": simulation.identity(campaign), "data": truth.fingerprint, "result": result}
+    campaigns = _Campaigns(simulation, truth, folder, features)
 
     def table(contents: list[dict[str, Any]]) -> pd.DataFrame:
         seconds = {"cell": simulation.seconds_cell, "image": simulation.seconds_image}
@@ -85,15 +61,64 @@ def simulate(
         joined = pd.concat(parts, ignore_index=True)
         return joined.assign(seconds=joined.answers * joined.by.map(seconds))
 
-    codes = to_codes(truth.labels)
     own = (
         contents(asdict(simulation.config)),
         truth.fingerprint,
-        list(groups),
-        hashlib.blake2b(seen.tobytes(), digest_size=8).hexdigest(),
+        list(campaigns.groups),
+        hashlib.blake2b(campaigns.seen.tobytes(), digest_size=8).hexdigest(),
     )
     names = {campaign: digest(simulation.identity(campaign), *own) for campaign in simulation.campaigns}
-    return compute_grid(folder, names, compute, table, _said, "campaign")
+    return compute_grid(folder, names, campaigns, table, _said, "campaign", dask)
+
+
+class _Campaigns:
+    """Called with a campaign and a folder for its own files, it runs it; what campaigns share is computed when it is wanted.
+
+    Pickled, it is what it was made of.
+    """
+
+    def __init__(
+        self, simulation: Simulation, truth: MultiLabelDataset, folder: Path, features: np.ndarray | None = None
+    ) -> None:
+        self._simulation, self._truth, self._folder, self._features = simulation, truth, folder, features
+        self._start = functools.cache(self._of_seed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Campaigns, (self._simulation, self._truth, self._folder, self._features)
+
+    @functools.cached_property
+    def groups(self) -> pd.Series:
+        """Image -> group of those that are to stay in one part of a split."""
+        return duplicate_groups(self._truth) if self._simulation.config.near_duplicates else self._truth.digests
+
+    @functools.cached_property
+    def seen(self) -> np.ndarray:
+        """Features (images, features) by which the heads learn."""
+        return _features(self._simulation, self._truth, self._folder) if self._features is None else self._features
+
+    def _of_seed(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which images judge, the fold of each, what the heads see of it."""
+        config, images = self._simulation.config, self._truth.labels
+        split = split_images(images, config.validation_fraction, seed, self.groups, test=config.test_fraction)
+        test = (split == "test").to_numpy()
+        numbers, names = pd.factorize(images.index.to_series().map(self.groups))
+        folds = np.random.default_rng([seed, *b"folds"]).permutation(len(names))[numbers] % FOLDS
+        return test, folds, principal(self.seen, ~test, self._simulation.components)
+
+    def __call__(self, campaign: Campaign, own: Path) -> dict[str, Any]:
+        began = time.process_time()
+        simulation, truth, codes = self._simulation, self._truth, to_codes(self._truth.labels)
+        test, folds, inputs = self._start(campaign.seed)
+        learner: Learner = Heads(inputs, simulation.strength, folds)
+        if simulation.learner == "network":
+            learner = Network(truth, simulation.training(campaign), test, folds, own)
+        try:
+            given, curve = run_campaign(simulation, campaign, truth.labels, test, self.seen, learner)
+            full = mean_ap(learner.learn(np.where(test[:, None], -1, codes))[test], codes[test])
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+        result = {"answers": given, "mAP": curve, "full": full, "cpu_seconds": round(time.process_time() - began, 1)}
+        return {"settings": simulation.identity(campaign), "data": truth.fingerprint, "result": result}
 
 
 def _features(simulation: Simulation, truth: MultiLabelDataset, folder: Path) -> np.ndarray:

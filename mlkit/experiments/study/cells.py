@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mlkit.training.objective import contradictions
 from mlkit.training.prior import model_logits
 
 
-def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame:
+def run_study(study: Study, truth: MultiLabelDataset, name: str, dask: str = "") -> pd.DataFrame:
     """Compute the cells of a study that are not finished yet, and return the results of all.
 
     Several processes may work on one study: each takes a cell that nobody works on, and returns when all are finished.
@@ -36,6 +37,7 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
         study: what to compare.
         truth: images with their full labels.
         name: of the study's folder below `outputs`.
+        dask: who trains, see `open_cluster`.
 
     Returns:
         One row per cell: method, mechanism, fraction, seed, known (share of the training and validation cells that was
@@ -45,19 +47,30 @@ def run_study(study: Study, truth: MultiLabelDataset, name: str) -> pd.DataFrame
         RunError: if the folder holds something else.
     """
     folder = open_grid(name, "study", {"study": asdict(study), "data": truth.fingerprint})
-    groups = duplicate_groups(truth) if study.config.near_duplicates else truth.digests
+    groups = _groups(truth, study.config.near_duplicates)
     for method in study.methods:
         config = study.training(Cell(method, FULL, 1.0, study.seeds[0]))
         own: dict[str, Any] = {"prior_run": "prior"} if get_loss(method).takes_prior else {}  # each training has one
         for text in contradictions(replace(config, **own)):
             say(f"warning: {text}")
 
-    def compute(cell: Cell, own: Path) -> dict[str, Any]:
-        result = _compute(study, cell, truth, groups, own)
-        return {"settings": study.identity(cell), "data": truth.fingerprint, "result": result}
-
     names = {cell: _digest(study.identity(cell), truth, groups) for cell in study.cells}
-    return compute_grid(folder, names, compute, _table, lambda content: f"mAP {content['result']['mAP']:.3f}", "training")
+    compute = partial(_content, study, truth)
+    return compute_grid(
+        folder, names, compute, _table, lambda content: f"mAP {content['result']['mAP']:.3f}", "training", dask
+    )
+
+
+@lru_cache(maxsize=1)
+def _groups(truth: MultiLabelDataset, near: bool) -> pd.Series:
+    """Image -> group of those that are to stay in one part of a split."""
+    return duplicate_groups(truth) if near else truth.digests
+
+
+def _content(study: Study, truth: MultiLabelDataset, cell: Cell, folder: Path) -> dict[str, Any]:
+    """What a cell's file holds."""
+    result = _compute(study, cell, truth, _groups(truth, study.config.near_duplicates), folder)
+    return {"settings": study.identity(cell), "data": truth.fingerprint, "result": result}
 
 
 def split_and_hide(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Series) -> tuple[pd.DataFrame, np.ndarray]:
