@@ -70,7 +70,7 @@ def run_pieces(
                 future.add_done_callback(done.put)
             if not running:
                 break
-            future = _next(done)
+            future = _next(done, client)
             if future.status not in ("finished", "error"):
                 raise FailureError("the scheduler is gone; what is finished is kept, and the same command goes on")
             piece = running.pop(future)
@@ -108,8 +108,9 @@ def _environment(variables: Iterable[str] = ()) -> dict[str, str]:
     return {name: os.environ[name] for name in variables if name in os.environ} | own
 
 
-def _next(done: "Queue[Future[Any]]") -> "Future[Any]":
-    """The next that ends."""
-    while True:
+def _next(done: "Queue[Future[Any]]", client: "Client") -> "Future[Any]":
+    """The next that ends. Raises FailureError if the cluster is one's own, and no worker of it is left."""
+    while client.cluster is None or client.cluster.workers:
         with suppress(Empty):
             return done.get(timeout=1)  # in short turns: in Windows nothing interrupts a wait without end
+    raise FailureError("no worker is left; what is finished is kept, and the same command goes on")
