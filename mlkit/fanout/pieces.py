@@ -71,10 +71,10 @@ def run_pieces(
             if not running:
                 break
             future = _next(done, client)
-            if future.status not in ("finished", "error"):
+            if future.status == "cancelled":
                 raise FailureError("the scheduler is gone; what is finished is kept, and the same command goes on")
             piece = running.pop(future)
-            if future.status == "finished":
+            if future.status != "error":  # finished, or pending again, for its worker has died since
                 yield piece
                 continue
             killed = isinstance(error := future.exception(), KilledWorker)
