@@ -153,6 +153,8 @@ class _Images:
 def _matching(text: str) -> list[Path]:
     """A path, or those that fit a pattern."""
     if is_address(text):
+        if "*" in text:
+            raise ParameterError(f"{text}: patterns are of files on this machine; name the folder, or images one by one")
         return [locate(text)]
     path = Path(text).expanduser().absolute()
     if path.exists() or not glob.has_magic(text):

@@ -243,6 +243,8 @@ def test_commands_take_addresses_and_what_they_write_stays_here(memory, finished
     said = capsys.readouterr()
     assert "prediction for memory://bucket/images/a.png" in said.out
     assert "memory://bucket/gone.png: no such file" in said.err
+    assert main(["predict", "memory://bucket/images/*.png", "--model", "small"]) == 2
+    assert "patterns are of files on this machine" in capsys.readouterr().err
     assert main(["predict", "memory://bucket/images", "--model", "small", "--out", "memory://bucket/o.csv"]) == 2
     assert "only images and labels may lie elsewhere" in capsys.readouterr().err
 
