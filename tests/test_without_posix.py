@@ -128,7 +128,7 @@ def test_an_interruption_reaches_the_workers_by_the_signal_of_windows(outputs, m
     monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
     monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
-    tuning = SimpleNamespace(name="s", waiting=lambda: 1, abandoned=list)
+    tuning = SimpleNamespace(name="s", queued=lambda: [0], abandoned=list)
     with pytest.raises(KeyboardInterrupt):
         worker.run_workers(tuning)
     assert sent == [1]

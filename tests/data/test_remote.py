@@ -110,7 +110,11 @@ def test_a_data_set_in_object_storage_is_that_of_the_disk_and_is_read_once(local
     assert_same(dataset, source(local).open(16))
     assert sorted(reads) == sorted(["labels.csv", *(f"images/{name}" for name in NAMES)])
     reads.clear()
-    again = source("memory://bucket").open(16)
+    asked, info = [], type(memory).info
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "info", lambda self, path, **options: asked.append(path) or info(self, path, **options))
+        again = source("memory://bucket").open(16)
+    assert not any("images/" in path for path in asked), "one list of the folder says all"
     source("memory://bucket").open(20)  # decoded again, of the copies
     assert reads == []
     memory.store.clear()  # from here on nothing elsewhere is needed
