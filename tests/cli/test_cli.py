@@ -60,7 +60,7 @@ def test_training_says_what_it_used_and_what_it_is_worth(run_and_output):
 
 
 def test_an_interrupted_training_says_what_goes_on_with_it(sample, outputs, capsys, monkeypatch):
-    def train(dataset, config, run):
+    def train(dataset, config, run, **_):
         raise KeyboardInterrupt
 
     for module in ("mlkit.experiments.trainings", "mlkit.training.loop"):  # in this order: the first imports from the second
