@@ -166,7 +166,7 @@ def test_the_readme_is_a_tour_of_at_most_130_lines():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md", "outputs/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md", "notebooks/SPEED.md", "outputs/README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
