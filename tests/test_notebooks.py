@@ -154,7 +154,7 @@ def test_notebooks_that_read_data_take_it_and_its_recipe_by_the_same_names():
         defaults = known_parameters(notebook)
         assert {"images", "labels", "recipe", "settings"} <= set(defaults)
         assert Recipe.read(defaults["recipe"], defaults["settings"], defaults["images"], defaults["labels"])
-    assert len(known_parameters(TRAINING)) <= 8
+    assert len(known_parameters(TRAINING)) <= 9
 
 
 @pytest.mark.parametrize("name", ["sample", "seed"])

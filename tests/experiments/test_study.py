@@ -200,11 +200,11 @@ def test_finished_cells_are_kept_and_csl_gets_its_prior(truth, monkeypatch):
     trained = []
     real = trainings.train
 
-    def counted(dataset, config, run):
+    def counted(dataset, config, run, watcher=None):
         trained.append(config)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return real(dataset, config, run)
+        return real(dataset, config, run, watcher)
 
     monkeypatch.setattr(trainings, "train", counted)
     with pytest.raises(KeyboardInterrupt):
