@@ -210,15 +210,16 @@ def test_interruption_inside_a_decoding_thread_leaves_no_wrong_pixels(folder, de
     assert NAMES[3] in decoded
 
 
-def test_killed_build_goes_on_where_it_stopped(folder, decoded):
-    code = """
-        module._COMMIT_SECONDS = -1
+def kill_build(folder, died_at, part_bytes=memmap.PART_BYTES):
+    """Build in a process of its own, which dies once so many images are committed."""
+    code = f"""
+        memmap.PART_BYTES, module._COMMIT_SECONDS = {part_bytes}, -1
         def committed():
             return sum(len(p.read_bytes().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
         def dies(data, path, *how):
             calls.append(path)
-            if len(calls) > 4:
-                while committed() < 4:
+            if len(calls) > {died_at}:
+                while committed() < {died_at}:
                     time.sleep(0.01)
                 os._exit(9)
             return decode(data, path, *how)
@@ -226,6 +227,10 @@ def test_killed_build_goes_on_where_it_stopped(folder, decoded):
         module.build_cache(folder, names, size)
     """
     assert in_other_process(code, folder).returncode == 9
+
+
+def test_killed_build_goes_on_where_it_stopped(folder, decoded):
+    kill_build(folder, 4)
     assert_right(build_cache(folder, NAMES, SIZE), folder)
     assert len(decoded) == 2
 
@@ -321,21 +326,7 @@ def test_file_of_before_there_were_parts_is_taken_as_the_first_and_what_lies_bey
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("died_at", [3, 5])
 def test_build_killed_in_the_middle_of_its_parts_goes_on(folder, decoded, died_at):
-    code = f"""
-        memmap.PART_BYTES, module._COMMIT_SECONDS = {int(2.5 * ROW)}, -1
-        def committed():
-            return sum(len(p.read_bytes().splitlines()) - 1 for p in Path(os.environ["MLKIT_OUTPUTS"]).rglob("index.csv"))
-        def dies(data, path, *how):
-            calls.append(path)
-            if len(calls) > {died_at}:
-                while committed() < {died_at}:
-                    time.sleep(0.01)
-                os._exit(9)
-            return decode(data, path, *how)
-        module.decode_image = dies
-        module.build_cache(folder, names, size)
-    """
-    assert in_other_process(code, folder).returncode == 9
+    kill_build(folder, died_at, int(2.5 * ROW))
     assert_right(build_cache(folder, NAMES, SIZE), folder)
     assert len(decoded) == len(NAMES) - died_at
 
