@@ -99,7 +99,7 @@ class TrainingStep:
 
     def wanted(self, batch: np.ndarray) -> np.ndarray:
         """Of the images of a batch, those whose inputs this process reads, to feed to it."""
-        return batch if self._reads_all else batch[joined(own for _, own in self._parts(len(batch)))]
+        return batch if self._reads_all else batch[self._positions(len(batch))]
 
     def __call__(self, where: Tensor, inputs: Tensor, targets: Tensor, step: int, lr: float) -> Tensor:
         """Learn from one batch that was fed; returns its loss, on the device and not yet waited for.
@@ -119,10 +119,8 @@ class TrainingStep:
             partners = partners.to(self.device.device)
         if not self._once:
             inputs = shrink(inputs, self._side)
-            drawn = self._draws[where]
-            if not self._reads_all:
-                drawn = drawn[joined(own for _, own in self._parts(len(where)))]
-            inputs = self._prepare(inputs, drawn, share, partners)
+            fed = where if self._reads_all else where[self._positions(len(where))]
+            inputs = self._prepare(inputs, self._draws[fed], share, partners)
         if self.config.optimizer == "lbfgs":
             return self._solve(where, inputs, targets)
         for group in self.optimizer.param_groups:
@@ -185,6 +183,10 @@ class TrainingStep:
         parts = cut(images, self.config.accumulate)
         own = [self.processes.part(part.stop - part.start) for part in parts]
         return [(p, slice(p.start + o.start, p.start + o.stop)) for p, o in zip(parts, own, strict=True)]
+
+    def _positions(self, images: int) -> np.ndarray:
+        """Which of the images of a batch are this process's, part by part."""
+        return joined(own for _, own in self._parts(images))
 
     def _own(self, inputs: Tensor, own: list[slice]) -> Sequence[Tensor]:
         """This process's inputs of each part of a batch."""

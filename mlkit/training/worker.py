@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import FailureError, MlkitError, ParameterError
+from mlkit.files import read_json
 from mlkit.progress import SWITCH
 from mlkit.training.launch import FAILURE, PLAN
 
 
-def work(folder: Path) -> None:
-    """Train as the plan in a folder says, as one of its processes.
+def work(plan: Mapping[str, Any]) -> None:
+    """Train as a plan says, as one of its processes.
 
     Raises:
         FailureError: if there are others than planned, or they have other data or settings.
@@ -34,7 +35,6 @@ def work(folder: Path) -> None:
     from mlkit.training.processes import Processes
     from mlkit.training.recipe import Recipe
 
-    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     recipe = Recipe.of(plan["parameters"])
     config = recipe.config
     device = choose_device(config.device, config.precision, config.side(1))
@@ -71,11 +71,12 @@ def main(folder: Path, options: list[str]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if options:
         return _torchrun([*options, "--module", "mlkit.training.worker", str(folder)])
-    if not _is_main(json.loads((folder / PLAN).read_text(encoding="utf-8"))):
+    plan = read_json(folder / PLAN)
+    if not _is_main(plan):
         os.environ[SWITCH] = "off"
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as there is this process
     try:
-        work(folder)
+        work(plan)
     except KeyboardInterrupt:
         return 1
     except Exception as error:
