@@ -20,6 +20,8 @@ from mlkit.data import sample as sample_module
 from mlkit.data.labelfile import read_labels
 from mlkit.data.labels import label_counts, to_codes
 from mlkit.losses import loss_table
+from mlkit.notebooks import CHAIN
+from mlkit.parameters import notebook_cells
 from mlkit.runs import FILES
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +81,27 @@ from torch._dynamo.utils import is_compile_supported, istensor  # the real one
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_torch_is_imported_by_those_alone_who_compute_with_it(sample):
+    imports = [notebook_cells(name)[2]["source"] for name in (CHAIN[0], CHAIN[2], CHAIN[4])]
+    assert all(any("mlkit" in line for line in lines) for lines in imports)
+    program = f"""
+import sys
+from mlkit.cli import main
+import mlkit.notebooks.pipeline
+mlkit.notebooks.pipeline.execute = lambda *_: None
+main(["run", "--images", {str(sample / "images")!r}, "--labels", {str(sample / "labels.csv")!r}, "--name", "light"])
+main(["train", "--help-parameters"])
+main(["labels", "check", {str(sample / "labels.csv")!r}, "--images", {str(sample / "images")!r}])
+main(["runs"])
+for lines in {[lines[1:-1] for lines in imports]}:
+    exec("".join(lines))
+assert not {{"torch", "jupyterlab"}} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "[5/5] 05_evaluate: done" in result.stdout
 
 
 def test_every_folder_with_code_is_a_package_which_the_installation_finds():

@@ -19,7 +19,7 @@ from mlkit.data.labelfile import write_labels
 from mlkit.data.labels import from_codes
 from mlkit.data.source import DataSource
 from mlkit.errors import FailureError
-from mlkit.losses import masked_bce
+from mlkit.losses.bce import masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.networks import build_model, compute_logits, place
 from mlkit.runs import Run
@@ -103,7 +103,7 @@ def read_cache(
     optimizer = torch.optim.Adam(model.parameters(), fused=target.device.type in ("cpu", "cuda"))
     every = max(1, -(-count // batch_size) // STEPS)
     for number, chosen in enumerate(batches(np.arange(count), batch_size, seed=0, epoch=1)):
-        pixels, targets = dataset.batch(chosen)
+        pixels, targets = map(torch.from_numpy, dataset.batch(chosen))
         if number % every == 0:
             masked_bce(compute_logits(model, pixels, target), targets.to(target.device)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -25,7 +25,7 @@ from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.files import environment
 from mlkit.inference.predictor import Predictor
-from mlkit.losses import masked_bce
+from mlkit.losses.bce import masked_bce
 from mlkit.models.device import Device, native_bf16
 from mlkit.models.modelfile import load_model
 from mlkit.models.networks import build_model, compute_logits, normalise, place
@@ -73,7 +73,7 @@ class Measurements:
         self.files = [folder / name for name in dataset.labels.index[self.training]]
         self.model_file = work / "model.pth"
 
-        targets = dataset.targets[torch.from_numpy(self.training)]
+        targets = torch.from_numpy(dataset.targets[self.training])
         self.images = PlainImages(self.files, targets, config.image_size)
         self.loaders = {n: plain_loader(self.images, batch_size, n, device.device) for n in (0, cores())}
         self.plain = self._network().to(device.device)
@@ -81,7 +81,7 @@ class Measurements:
         self.weighting = torch.ones(targets.shape[1], device=device.device)
 
         self.sizes = [len(chosen) for chosen in batches(self.training, batch_size, config.seed, 1)]
-        pixels, targets = dataset.batch(self.training[: max(self.sizes)])
+        pixels, targets = map(torch.from_numpy, dataset.batch(self.training[: max(self.sizes)]))
         self.inputs, self.targets = normalise(pixels.to(device.device)), targets.to(device.device)
         self.bare = place(self._network(), device).train()
         fused = device.device.type in ("cpu", "cuda")
@@ -188,7 +188,7 @@ class Measurements:
         everything = np.arange(len(self.dataset))
         with self._timed() as pass_seconds, torch.inference_mode():
             for chosen in np.array_split(everything, -(-len(everything) // 64)):
-                compute_logits(network, self.dataset.batch(chosen)[0], self.device).cpu()
+                compute_logits(network, torch.from_numpy(self.dataset.batch(chosen)[0]), self.device).cpu()
         for kept in self.work.rglob("features-*"):  # of the turn before
             kept.unlink()
         config = replace(self.config, freeze="backbone", weights=str(self.model_file), epochs=10)

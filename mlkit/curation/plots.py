@@ -16,7 +16,7 @@ _SHOWN = 12
 def questions(queue: pd.DataFrame, dataset: MultiLabelDataset) -> Figure:
     """The first questions of a queue: pictures, and the attribute that is asked about."""
     first = queue.head(_SHOWN)
-    pixels = dataset.batch(dataset.labels.index.get_indexer(pd.Index(first.image)))[0].numpy()
+    pixels = dataset.batch(dataset.labels.index.get_indexer(pd.Index(first.image)))[0]
     figure = image_grid(pixels, [f"{name}?" for name in first.attribute], 6)
     figure.suptitle(f"The first {len(first)} of {len(queue)} questions")
     return figure

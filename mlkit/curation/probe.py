@@ -6,7 +6,6 @@ the features are those of a random network: an honest but weak one, which sees l
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labels import label_counts, to_codes
@@ -14,10 +13,6 @@ from mlkit.data.split import fold_images
 from mlkit.errors import MlkitError, WeightsError
 from mlkit.evaluation.metrics import evaluate
 from mlkit.files import digest_file
-from mlkit.models import freezing
-from mlkit.models.device import choose_device
-from mlkit.models.freezing import PartlyFrozen
-from mlkit.models.networks import build_model, place
 from mlkit.progress import say
 from mlkit.runs import Run, contents
 from mlkit.training.recipe import data_of
@@ -43,11 +38,17 @@ def features(
     Raises:
         ParameterError, WeightsError: if there is no such network, or its weights cannot be had.
     """
+    import torch  # here, with what takes it: what is probed may be kept already
+
+    from mlkit.models import freezing
+    from mlkit.models.device import choose_device
+    from mlkit.models.networks import build_model, place
+
     chosen = choose_device(device, "fp32")  # random features differ by so little that bf16 would blur them
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = place(build_model(backbone, 1, weights, dataset.image_size), chosen)
-    return freezing.features(PartlyFrozen(network, backbone, "backbone", chosen), dataset)
+    return freezing.features(freezing.PartlyFrozen(network, backbone, "backbone", chosen), dataset)
 
 
 def probe(
@@ -132,7 +133,7 @@ def linear_head(run: Run) -> pd.DataFrame:
     inputs = features(dataset, **{name: parameters[name] for name in ("backbone", "weights", "device", "seed")})
     probabilities = probe(inputs, dataset.labels, training, rows=evaluated)
     prevalence = label_counts(dataset.labels[training]).prevalence.to_numpy()
-    table = evaluate(probabilities, dataset.targets.numpy()[evaluated], dataset.attributes, prevalence)
+    table = evaluate(probabilities, dataset.targets[evaluated], dataset.attributes, prevalence)
     run.write_table("linear_head.csv", table.assign(config=identity).reset_index())
     return table
 

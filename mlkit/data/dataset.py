@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from mlkit.data.cache import PixelCache
 from mlkit.data.labels import one_sided, to_codes
@@ -20,8 +17,10 @@ from mlkit.progress import bar, listed
 _CHUNK = 64  # images that a thread works on at a time
 
 
-class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
+class MultiLabelDataset:
     """Usable images with their labels; item i is (pixels uint8 (3, H, W), targets int8 (attributes,) of 1, 0 and -1).
+
+    All are arrays: looking at data takes no torch, which takes seconds to import. Whoever trains makes tensors of them.
 
     Attributes:
         labels: the label table of the usable images.
@@ -47,8 +46,8 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         self.image_size = cache.size
         self.reading = cache.reading
         self.digests = pd.Series({image: cache.entries[image].digest for image in labels.index}, dtype=object)
-        self.targets = torch.from_numpy(to_codes(labels))
-        self.suggested = None if suggested is None else torch.from_numpy(suggested)
+        self.targets = to_codes(labels)
+        self.suggested = suggested
         self._cache = cache
         self._opened = opened
         self._rows = np.array([cache.entries[image].row for image in labels.index])
@@ -74,17 +73,17 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
     def fingerprint(self) -> str:
         """Digest of all that a training can see of the data: names, labels, file contents."""
         parts = [*self.attributes, *self.labels.index, *self.digests, *([] if self.reading == AS_USUAL else [self.reading])]
-        text = "\0".join(map(str, parts)).encode() + self.targets.numpy().tobytes()
+        text = "\0".join(map(str, parts)).encode() + self.targets.tobytes()
         text += to_codes(self.given).tobytes() if self.given is not self.labels else b""
-        text += b"" if self.suggested is None else self.suggested.numpy().tobytes()
+        text += b"" if self.suggested is None else self.suggested.tobytes()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, targets = self.batch(np.array([index]))
-        return pixels[0].permute(2, 0, 1), targets[0]
+        return pixels[0].transpose(2, 0, 1), targets[0]
 
     def __str__(self) -> str:
         total, bad = len(self) + len(self.report), len(self.report)
@@ -98,9 +97,9 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
             text += f"\n{mend}" if (mend := self.report.attrs.get("mend")) else ""
         return "\n".join([text, *self._cache.notes])
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels uint8 (batch, H, W, 3) and targets int8 (batch, attributes) of several images in one read."""
-        return torch.from_numpy(self._cache.read(self._rows[indices])), self.targets[torch.from_numpy(indices)]
+        return self._cache.read(self._rows[indices]), self.targets[indices]
 
     def map_pixels(
         self, function: Callable[[np.ndarray], np.ndarray], desc: str, keep: str = "", threads: int | None = None
@@ -116,7 +115,7 @@ class MultiLabelDataset(Dataset[tuple[Tensor, Tensor]]):
         if len(todo):
             chunks = np.array_split(todo, max(1, -(-len(todo) // _CHUNK)))
             with ThreadPoolExecutor(threads or os.cpu_count()) as executor:
-                results = executor.map(lambda chunk: function(self.batch(chunk)[0].numpy()), chunks)
+                results = executor.map(lambda chunk: function(self.batch(chunk)[0]), chunks)
                 new = np.concatenate(list(bar(results, total=len(chunks), desc=desc, unit="batch")))
             known, kept = np.concatenate([known, digests[todo]]), np.concatenate([kept, new]) if len(kept) else new
             if keep:

@@ -121,7 +121,7 @@ class Neighbours:
 
     def pixels(self, images: pd.Index) -> np.ndarray:
         """Some of the images as the network sees them, uint8 (images, size, size, 3)."""
-        return self._dataset.batch(self.labels.index.get_indexer(images))[0].numpy()
+        return self._dataset.batch(self.labels.index.get_indexer(images))[0]
 
     def _asked(self, image: str | Path) -> np.ndarray:
         pixels = load_image(locate(image), self._predictor.meta["image_size"], self._predictor.reading)

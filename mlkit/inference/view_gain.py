@@ -1,14 +1,9 @@
 """What more views of an image gain and cost, on the validation images of a run."""
 
-import statistics
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import MlkitError, RunError
@@ -16,20 +11,14 @@ from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.intervals import MEAN
 from mlkit.evaluation.metrics import macro
 from mlkit.evaluation.predictions import Predictions, compare
-from mlkit.inference.views import VIEWS, named_views
-from mlkit.models.device import Device, choose_device
-from mlkit.models.modelfile import load_model
-from mlkit.models.networks import compute_logits, place
-from mlkit.progress import bar, say
+from mlkit.progress import say
 from mlkit.runs import Run
 from mlkit.training.recipe import data_of
 
 ALONE = "image alone"
-_BATCH, _TIMED = 32, 3  # images; batches by which the cost is measured
 _FIGURES = {"AP": "mAP", "F1": "F1", "Brier": "Brier"}
 
 
-@torch.inference_mode()
 def compare_views(run: Run, views: str, level: float = 0.95) -> pd.DataFrame:
     """What views change in a run's figures: each beside the image, and all together.
 
@@ -51,15 +40,19 @@ def compare_views(run: Run, views: str, level: float = 0.95) -> pd.DataFrame:
         ParameterError: for an unknown view.
         RunError: if the run is not finished.
     """
+    from mlkit.inference.views import (
+        ask_views,
+        named_views,
+    )  # here: they take torch, which a run without views can do without
+
     run.check_finished()
     chosen = named_views(views)
     dataset = _data_of(run) if chosen else None
     if dataset is None:
         return pd.DataFrame()
-    predicted, (network, meta) = Predictions.read(run, "validation"), load_model(run / "model.pth")
-    device = choose_device("auto", meta.get("precision", "auto"), meta["image_size"])
+    predicted = Predictions.read(run, "validation")
     rows = dataset.labels.index.get_indexer(pd.Index(predicted.images))
-    logits, times = _ask(place(network, device), device, dataset, rows, chosen)
+    logits, times, meta = ask_views(run / "model.pth", dataset, rows, chosen)
     sets: list[tuple[str, ...]] = [*((name,) for name in chosen), *([chosen] if len(chosen) > 1 else [])]
     alone = macro(predicted.evaluate())["AP"]
     table = [{"views": ALONE, "images": len(rows), "passes": 1, "speed": 1.0, "mAP": alone}]
@@ -106,24 +99,6 @@ def _data_of(run: Run) -> MultiLabelDataset | None:
     except MlkitError as error:
         say(f"views were not compared: {error}")
         return None
-
-
-def _ask(
-    network: nn.Module, device: Device, dataset: MultiLabelDataset, rows: np.ndarray, views: Sequence[str]
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Logits (rows, attributes) of each view, and how many times as long as for the image alone these take."""
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in (*views, ALONE)}
-    seconds: dict[str, list[float]] = {name: [] for name in logits}
-    for number, chosen in enumerate(bar(np.array_split(rows, -(-len(rows) // _BATCH)), desc="views", unit="batch")):
-        pixels = dataset.batch(chosen)[0].to(device.device)
-        for name in logits if number < _TIMED else views:
-            started = time.perf_counter()
-            viewed = pixels if name == ALONE else VIEWS[name](pixels)
-            logits[name].append(compute_logits(network, viewed, device).cpu().numpy())
-            seconds[name].append((time.perf_counter() - started) / len(chosen))
-    alone = statistics.median(seconds[ALONE])
-    times = {name: statistics.median(seconds[name][:_TIMED]) / alone for name in views}
-    return {name: np.concatenate(logits[name]) for name in views}, times
 
 
 def _interval(row: pd.Series, figure: str) -> str:

@@ -4,15 +4,25 @@ A view keeps the size, so that every network takes it. Calibration and threshold
 fit the mean, and whether it is worth its passes, `view_gain` measures.
 """
 
-from collections.abc import Callable, Collection
+import statistics
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError, nearest
-from mlkit.models.device import Device
-from mlkit.models.networks import compute_logits
+from mlkit.models.device import Device, choose_device
+from mlkit.models.modelfile import load_model
+from mlkit.models.networks import compute_logits, place
+from mlkit.progress import bar
 
+_BATCH, _TIMED = 32, 3  # images; batches by which the cost of a view is measured
 _MARGIN = 16  # a zoom moves each edge by a sixteenth of the side
 
 
@@ -58,6 +68,39 @@ def mean_logits(model: nn.Module, pixels: Tensor, device: Device, views: Collect
     for name in views:
         logits = logits + compute_logits(model, VIEWS[name](pixels), device)
     return logits / (1 + len(views))
+
+
+@torch.inference_mode()
+def ask_views(
+    model_file: Path, dataset: MultiLabelDataset, rows: np.ndarray, views: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+    """What a model says of each view of some images.
+
+    Args:
+        model_file: the model.
+        dataset: images, of the model's image_size.
+        rows: of those to look at.
+        views: their names.
+
+    Returns:
+        By view, logits float32 (rows, attributes), and how many times as long as for the image alone these take; the meta
+        data of the model.
+    """
+    network, meta = load_model(model_file)
+    device = choose_device("auto", meta.get("precision", "auto"), meta["image_size"])
+    network, alone = place(network, device), ""
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in (*views, alone)}
+    seconds: dict[str, list[float]] = {name: [] for name in logits}
+    for number, chosen in enumerate(bar(np.array_split(rows, -(-len(rows) // _BATCH)), desc="views", unit="batch")):
+        pixels = torch.from_numpy(dataset.batch(chosen)[0]).to(device.device)
+        for name in logits if number < _TIMED else views:
+            started = time.perf_counter()
+            viewed = pixels if name == alone else VIEWS[name](pixels)
+            logits[name].append(compute_logits(network, viewed, device).cpu().numpy())
+            seconds[name].append((time.perf_counter() - started) / len(chosen))
+    usual = statistics.median(seconds[alone])
+    times = {name: statistics.median(seconds[name][:_TIMED]) / usual for name in views}
+    return {name: np.concatenate(logits[name]) for name in views}, times, meta
 
 
 def _margin(pixels: Tensor) -> int:

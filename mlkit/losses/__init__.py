@@ -15,7 +15,6 @@ All raise ParameterError if shapes differ, the reduction is unknown, or a settin
 what a method carries over epochs is an argument (`epoch` of `ll_r` and `ll_ct`, `prior` of `csl`).
 """
 
-from mlkit.losses.bce import masked_bce
 from mlkit.losses.registry import LOSSES, Loss, get_loss, loss_table
 
-__all__ = ["LOSSES", "Loss", "get_loss", "loss_table", "masked_bce"]
+__all__ = ["LOSSES", "Loss", "get_loss", "loss_table"]

@@ -3,17 +3,14 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 
 from mlkit.errors import ParameterError, nearest
-from mlkit.losses.asymmetric import asl
-from mlkit.losses.bce import assume_negative, masked_bce, partial_bce
-from mlkit.losses.hill_loss import hill
-from mlkit.losses.large_loss import ll_ct, ll_r
-from mlkit.losses.selective import csl
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GIVEN = ("reduction", "epoch", "prior")  # by whoever computes the loss; the other keywords are settings
 
@@ -23,7 +20,7 @@ class Loss:
     """A row of the registry; called, it is the loss function.
 
     Attributes:
-        function: with the signature that `mlkit.losses` describes.
+        name: of its function.
         unknown: what it makes of an unknown cell.
         use_when: for whom it was made.
         paper: authors and year.
@@ -34,7 +31,7 @@ class Loss:
         picks: treats some unknown cells otherwise, chosen by what the network says of a whole batch.
     """
 
-    function: Callable[..., Tensor]
+    name: str
     unknown: str
     use_when: str
     paper: str = ""
@@ -44,12 +41,16 @@ class Loss:
     picks: bool = False
     cellwise: bool = False
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
+    def __call__(self, *arguments: Any, **keywords: Any) -> "Tensor":
         return self.function(*arguments, **keywords)
 
     @property
-    def name(self) -> str:
-        return self.function.__name__
+    def function(self) -> "Callable[..., Tensor]":
+        """With the signature that `mlkit.losses` describes."""
+        from mlkit.losses import functions  # here: they take torch, and to choose among losses takes their rows alone
+
+        found: Callable[..., Tensor] = getattr(functions, self.name)
+        return found
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -74,21 +75,21 @@ class Loss:
 
 _ROWS = (
     Loss(
-        masked_bce,
+        "masked_bce",
         "left out",
         "cells are unknown at random, and enough are known (the default)",
         leaves_out=True,
         cellwise=True,
     ),
     Loss(
-        partial_bce,
+        "partial_bce",
         "left out; images with few known cells weigh more",
         "the known share differs much between images",
         "Durand et al. 2019",
         leaves_out=True,
     ),
     Loss(
-        asl,
+        "asl",
         "left out; easy negatives weigh next to nothing",
         "rare attributes, many easy negatives; also the focal loss",
         "Ridnik et al. 2021",
@@ -97,14 +98,14 @@ _ROWS = (
         cellwise=True,
     ),
     Loss(
-        assume_negative,
+        "assume_negative",
         "a no",
         "people annotated all that they saw; else the baseline to beat",
         "Cole et al. 2021",
         takes_for_no=True,
     ),
     Loss(
-        csl,
+        "csl",
         "a no, unless its attribute is common or the network says yes",
         "many rare attributes, most cells unknown, few known negatives",
         "Ben-Baruch et al. 2022",
@@ -112,14 +113,14 @@ _ROWS = (
         picks=True,
     ),
     Loss(
-        hill,
+        "hill",
         "a no, believed less the surer the network is of a yes",
         "only (or mostly) positives were annotated",
         "Zhang et al. 2021",
         balances=True,
     ),
     Loss(
-        ll_r,
+        "ll_r",
         "a no; those most contradicted are left out, more each epoch",
         "only positives were annotated, some were missed",
         "Kim et al. 2022",
@@ -127,7 +128,7 @@ _ROWS = (
         picks=True,
     ),
     Loss(
-        ll_ct,
+        "ll_ct",
         "a no; those most contradicted become a yes, more each epoch",
         "only positives were annotated, and many were missed",
         "Kim et al. 2022",

@@ -122,7 +122,7 @@ class Activations:
             bar(total=len(dataset), desc="computing activations", unit="image") as progress,
         ):
             for chosen in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _BATCH)):
-                pixels = dataset.batch(chosen)[0].to(partly_frozen.device.device)
+                pixels = torch.from_numpy(dataset.batch(chosen)[0]).to(partly_frozen.device.device)
                 outputs = partly_frozen.activations(pixels).cpu()
                 if outputs.ndim == 4:  # the layout in which the next convolution wants them
                     outputs = outputs.permute(0, 2, 3, 1)
@@ -140,13 +140,13 @@ class Activations:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Activations (batch, ...) and targets int8 (batch, attributes) of several images."""
-        where = torch.from_numpy(indices)
+        targets = self.targets[indices]
         if self._features is not None:
-            return self._features[where], self.targets[where]
+            return self._features[torch.from_numpy(indices)], targets
         rows = torch.from_numpy(self._rows.read(indices)).view(self._dtype).view(-1, *self._shape)
-        return (rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows), self.targets[where]
+        return (rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows), targets
 
 
 class _Tracer(fx.Tracer):

@@ -1,44 +1,27 @@
 """Random augmentation of whole batches on the training device, different for each image, reproducible by seed."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from dataclasses import fields
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlkit.parameters import Between, check_fields
+from mlkit.training.config import Strengths
 
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in grey (ITU-R BT.601)
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """Strengths of the augmentation, each 0 for off.
-
-    Raises:
-        ParameterError: if a strength is outside of its range.
-    """
-
-    flip: Annotated[float, Between(0, 1), "probability that an image is mirrored"] = 0.0
-    rotation: Annotated[float, Between(0, 180), "degrees, up to this to either side"] = 0.0
-    scale: Annotated[float, Between(0, 1), "up to 1 + scale times larger or smaller"] = 0.0
-    translation: Annotated[float, Between(0, 1), "shifted by up to this share of the side, in x and in y"] = 0.0
-    brightness: Annotated[float, Between(0, 1), "multiplied by 1 - brightness to 1 + brightness"] = 0.0
-    contrast: Annotated[float, Between(0, 1), "the same, around the image's mean grey"] = 0.0
-    saturation: Annotated[float, Between(0, 1), "the same, around each pixel's grey"] = 0.0
-    mixup: Annotated[float, Between(0, 100), "alpha of mixup, which blends pairs of images and their labels"] = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 class Augmentation(Strengths):
     """The geometry is one affine map per image, the colour one 3x3 matrix."""
 
+    @classmethod
+    def of(cls, strengths: Strengths) -> "Augmentation":
+        """That of a configuration."""
+        return cls(**{field.name: getattr(strengths, field.name) for field in fields(Strengths)})
+
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) for field in fields(self))
+        return self.augments
 
     def mixture(self, count: int, seed: int, step: int) -> tuple[float, Tensor]:
         """How to mix the images of a batch (mixup, Zhang et al. 2018): the share of each image, and who it is mixed with.

@@ -9,11 +9,36 @@ from mlkit.data.labels import POS_WEIGHT_POLICIES
 from mlkit.errors import ParameterError, nearest
 from mlkit.evaluation.thresholds import parse_policy
 from mlkit.losses import LOSSES, get_loss
-from mlkit.parameters import Between, OneOf, check_parameters, load_yaml
-from mlkit.training.augment import Augmentation, Strengths
+from mlkit.parameters import Between, OneOf, check_fields, check_parameters, load_yaml
 
 _GROWING = 0.6  # share of the epochs over which images grow, where they begin smaller than image_size
 _EVEN = 8  # pixels, of which their sides are multiples meanwhile
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Strengths of the augmentation, each 0 for off.
+
+    Raises:
+        ParameterError: if a strength is outside of its range.
+    """
+
+    flip: Annotated[float, Between(0, 1), "probability that an image is mirrored"] = 0.0
+    rotation: Annotated[float, Between(0, 180), "degrees, up to this to either side"] = 0.0
+    scale: Annotated[float, Between(0, 1), "up to 1 + scale times larger or smaller"] = 0.0
+    translation: Annotated[float, Between(0, 1), "shifted by up to this share of the side, in x and in y"] = 0.0
+    brightness: Annotated[float, Between(0, 1), "multiplied by 1 - brightness to 1 + brightness"] = 0.0
+    contrast: Annotated[float, Between(0, 1), "the same, around the image's mean grey"] = 0.0
+    saturation: Annotated[float, Between(0, 1), "the same, around each pixel's grey"] = 0.0
+    mixup: Annotated[float, Between(0, 100), "alpha of mixup, which blends pairs of images and their labels"] = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def augments(self) -> bool:
+        """Whether any is on."""
+        return any(getattr(self, field.name) for field in fields(Strengths))
 
 
 @dataclass(frozen=True)
@@ -91,13 +116,13 @@ class TrainConfig(Strengths):
                 f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
                 "give weights, or freeze none"
             )
-        moving = self.freeze != "backbone" or self.augmentation or self.sampler != "uniform"
+        moving = self.freeze != "backbone" or self.augments or self.sampler != "uniform"
         if self.optimizer == "lbfgs" and (moving or self.weight_decay or self.ema_decay):
             raise ParameterError(
                 "optimizer is 'lbfgs', which solves the head on features that stand still, with penalties of its own: set "
                 "freeze to backbone, sampler to uniform, and leave augmentation, weight_decay and ema_decay out"
             )
-        if self.first_size < 1 and self.freeze != "none" and not self.augmentation:
+        if self.first_size < 1 and self.freeze != "none" and not self.augments:
             raise ParameterError(
                 f"first_size is {self.first_size} and freeze {self.freeze!r}: what frozen layers say of an image is "
                 "computed once, at one size, unless images are augmented; set first_size to 1"
@@ -105,7 +130,7 @@ class TrainConfig(Strengths):
         if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
-        _ = self.augmentation, self.loss_arguments  # check theirs
+        _ = self.loss_arguments  # checked by that
 
     def side(self, epoch: int) -> int:
         """Side in pixels of the training images in an epoch, counted from 1: it grows in a line, then stays.
@@ -118,13 +143,10 @@ class TrainConfig(Strengths):
         return min(self.image_size, max(1, round(share * self.image_size / _EVEN)) * _EVEN)
 
     @property
-    def augmentation(self) -> Augmentation:
-        """The settings of the augmentation."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Strengths)})
-
-    @property
     def loss_arguments(self) -> dict[str, Any]:
         """What the loss is called with out of `loss_settings`, checked against its signature."""
+        if not self.loss_settings:  # whose signature would take torch
+            return {}
         try:
             given = load_yaml(f"{{{self.loss_settings}}}")
         except yaml.YAMLError:

@@ -16,11 +16,11 @@ _CHUNK = 256  # images
 class Source(Protocol):
     """Serves inputs (batch, ...) and targets (batch, attributes) for image indices."""
 
-    targets: Tensor
+    targets: np.ndarray
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]: ...
+    def batch(self, indices: np.ndarray) -> tuple[np.ndarray | Tensor, np.ndarray]: ...
 
 
 class Feed:
@@ -38,15 +38,15 @@ class Feed:
     def __init__(self, source: Source, device: torch.device, resident: bool | None = None) -> None:
         self._source = source
         self._device = device
-        self.targets = source.targets.to(device)
+        self.targets = torch.from_numpy(source.targets).to(device)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._inputs: Tensor | None = None
         if self._fits() if resident is None else resident:
             chunks = np.array_split(np.arange(len(source)), -(-len(source) // _CHUNK))
-            first = source.batch(chunks[0])[0]
+            first = self._inputs_of(chunks[0])
             self._inputs = torch.empty((len(source), *first.shape[1:]), dtype=first.dtype, device=device)
             for chosen in chunks:
-                self._inputs[chosen[0] : chosen[-1] + 1] = source.batch(chosen)[0].to(device)
+                self._inputs[chosen[0] : chosen[-1] + 1] = self._inputs_of(chosen).to(device)
 
     def __str__(self) -> str:
         if self._device.type == "cpu":
@@ -74,14 +74,17 @@ class Feed:
             while coming:
                 yield self._arrived(*coming.popleft().result())
 
+    def _inputs_of(self, images: np.ndarray) -> Tensor:
+        return torch.as_tensor(self._source.batch(images)[0])
+
     def _fits(self) -> bool:
         if self._device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self._device)
-        return len(self._source) * self._source.batch(np.array([0]))[0].nbytes < _HEADROOM * free
+        return len(self._source) * self._inputs_of(np.array([0])).nbytes < _HEADROOM * free
 
     def _read(self, chosen: np.ndarray, wanted: np.ndarray) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
-        where, inputs = torch.from_numpy(chosen), self._source.batch(wanted)[0]
+        where, inputs = torch.from_numpy(chosen), self._inputs_of(wanted)
         if self._stream is None:
             return where.to(self._device), inputs.to(self._device), None
         with torch.cuda.stream(self._stream):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mlkit.data.dataset import MultiLabelDataset, batches
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.losses import masked_bce
+from mlkit.losses.bce import masked_bce
 from mlkit.models.networks import head_name
 from mlkit.progress import say
 from mlkit.runs import Run
-from mlkit.training.augment import Strengths
+from mlkit.training.config import Strengths
 from mlkit.training.step import TrainingStep
 
 _PENALTIES = 10  # strengths that the validation images choose among
@@ -48,7 +48,7 @@ def _solved(
     alone = TrainingStep(dataset, training, config, step.device, run)
     head = alone.network.get_submodule(head_name(alone.network, config.backbone))
     found: list[tuple[float, float, dict[str, Tensor]]] = []
-    targets = dataset.targets[validation]
+    targets = torch.from_numpy(dataset.targets[validation])
     for epoch in range(1, _PENALTIES + 1):
         alone.start_epoch(epoch)
         for batch in alone.feed.batches(batches(training, alone.batch_size, config.seed, epoch)):

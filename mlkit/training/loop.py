@@ -19,7 +19,8 @@ from mlkit.data.labels import label_counts
 from mlkit.data.split import split_images
 from mlkit.errors import FailureError, ParameterError
 from mlkit.evaluation.metrics import evaluate, macro
-from mlkit.losses import get_loss, masked_bce
+from mlkit.losses import get_loss
+from mlkit.losses.bce import masked_bce
 from mlkit.models.device import Device, Stopwatch, choose_device, determinism, keep_freed_memory, memory_errors
 from mlkit.models.modelfile import load_model, save_model
 from mlkit.progress import bar, say
@@ -219,14 +220,14 @@ class Training:
         logits, targets = self.step.evaluate(self._validation), self.dataset.targets[self._validation]
         if not torch.isfinite(logits).all():
             raise FailureError(f"after epoch {epoch} the network's outputs are not finite; {_DIVERGED}")
-        table = evaluate(torch.sigmoid(logits).numpy(), targets.numpy(), self.dataset.attributes, self.prevalence)
+        table = evaluate(torch.sigmoid(logits).numpy(), targets, self.dataset.attributes, self.prevalence)
         mean = macro(table)
         figures = {
             "epoch": epoch,
             "iteration": int(history.iteration.iloc[-1]),
             "training_loss": float(losses.mean()),
             # plain, whatever the loss and its weights, so that it is the same for all runs
-            "validation_loss": masked_bce(logits, targets).item(),
+            "validation_loss": masked_bce(logits, torch.from_numpy(targets)).item(),
             "mAP": mean.AP,
             **{f"AP {name}": value for name, value in table.AP.items()},
         }
@@ -349,7 +350,7 @@ class Training:
 
     def _outputs(self, side: str) -> Outputs:
         chosen = self._indices(side)
-        logits, targets = self.step.evaluate(chosen).numpy(), self.dataset.targets[chosen].numpy()
+        logits, targets = self.step.evaluate(chosen).numpy(), self.dataset.targets[chosen]
         return Outputs(self.dataset.labels.index[chosen], logits, targets)
 
     def _introduce(self, device: Device) -> None:

@@ -97,7 +97,7 @@ def check_suggestions(config: TrainConfig, dataset: MultiLabelDataset, training:
             f"suggestions: {config.loss} has a reading of its own of unknown cells, and none of suggested ones; those that "
             f"learn from suggestions: {able}"
         )
-    judging = np.setdiff1d(np.flatnonzero(~dataset.suggested.isnan().all(dim=1).numpy()), training)
+    judging = np.setdiff1d(np.flatnonzero(~np.isnan(dataset.suggested).all(axis=1)), training)
     if len(judging):
         raise ParameterError(
             f"suggestions: {len(judging)} are of images that judge here, {dataset.labels.index[judging[0]]} say: they were "

@@ -1,20 +1,30 @@
-"""What a configuration would do, seen before the training: the loss at each learning rate."""
+"""What a configuration would do, seen before the training: augmented images, the loss at each learning rate."""
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.errors import ParameterError
 from mlkit.models.device import choose_device
 from mlkit.runs import Run
+from mlkit.training.augment import Augmentation
 from mlkit.training.config import TrainConfig
 from mlkit.training.loop import split_dataset
 from mlkit.training.step import TrainingStep
 
 _LOWEST, _HIGHEST = 1e-6, 1.0  # learning rates
+
+
+def augmented(dataset: MultiLabelDataset, config: TrainConfig, images: np.ndarray) -> np.ndarray:
+    """Some images, by their indices, as the first epoch sees them at full size: uint8 (images, H, W, 3)."""
+    augmentation = Augmentation.of(config)
+    draws = augmentation.draw(len(dataset), config.seed, epoch=1)[images]
+    seen: np.ndarray = augmentation(torch.from_numpy(dataset.batch(images)[0]), draws).clamp(0, 255).byte().numpy()
+    return seen
 
 
 def learning_rate_range(dataset: MultiLabelDataset, config: TrainConfig, steps: int = 60) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mlkit.models.device import Device, largest_batch
 from mlkit.models.freezing import Activations, PartlyFrozen
 from mlkit.models.networks import build_model, check_first_size, compute_logits, folded, forward, head_name, place
 from mlkit.runs import Run
-from mlkit.training.augment import shrink
+from mlkit.training.augment import Augmentation, shrink
 from mlkit.training.config import TrainConfig
 from mlkit.training.feed import Feed
 from mlkit.training.gradients import fast_gradients
@@ -58,7 +58,7 @@ class TrainingStep:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = place(network, device)
         self._partly_frozen = PartlyFrozen(self.network, config.backbone, config.freeze, device)
-        self._augmentation = config.augmentation
+        self._augmentation = Augmentation.of(config)
         # Where nothing random happens before them, what the frozen layers say of each image is computed once.
         self._once = self._partly_frozen.lower is not None and not self._augmentation
         # Mixed images need those of other parts, and so does a penalty that depends on all.
@@ -67,7 +67,7 @@ class TrainingStep:
             source = Activations(dataset, self._partly_frozen, run.path) if self._once else dataset
         self.feed = Feed(source, device.device)
         self._images = len(dataset)
-        self._suggested = None if dataset.suggested is None else dataset.suggested.to(device.device)
+        self._suggested = None if dataset.suggested is None else torch.from_numpy(dataset.suggested).to(device.device)
         self.optimizer = build_optimizer(self._partly_frozen.parameters(), config)
         self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
         asked = get_loss(config.loss).takes_prior and config.prior_run

@@ -116,7 +116,7 @@ def test_linear_head_of_a_run_learns_from_its_training_images_and_is_judged_like
     split = run.read_table("split.csv").set_index("image").split.reindex(dataset.labels.index)
     inputs = features(dataset, "resnet18", "none", seed=config.seed)
     again = probe(inputs, dataset.labels, (split == "train").to_numpy(), rows=(split == "test").to_numpy())
-    targets = dataset.targets.numpy()[(split == "test").to_numpy()]
+    targets = dataset.targets[(split == "test").to_numpy()]
     np.testing.assert_allclose(evaluate(again, targets, dataset.attributes, np.full(4, 0.5)).AP, table.AP, atol=1e-6)
     kept = run.read_table("linear_head.csv")
     pd.testing.assert_frame_equal(linear_head(run), table)

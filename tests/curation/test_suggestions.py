@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from tinynet import TINYNET
 
 from mlkit.cli import main
@@ -128,14 +127,13 @@ def test_a_file_gives_back_what_was_written_and_names_its_makers(review, made):
 
 def test_training_images_alone_are_suggested_and_targets_stay_unknown(review, made):
     dataset = opened(review, made)
-    there = ~dataset.suggested.isnan()
+    there = ~np.isnan(dataset.suggested)
     split = split_dataset(dataset, TrainConfig())
-    assert set(split[there.any(dim=1).numpy()]) == {"train"}
+    assert set(split[there.any(axis=1)]) == {"train"}
     assert (dataset.targets[there] == -1).all()
-    assert torch.equal(dataset.targets, review.dataset.targets)
+    np.testing.assert_array_equal(dataset.targets, review.dataset.targets)
     table = made.cells.set_index(["image", "attribute"])
-    rows, columns = (part.tolist() for part in torch.nonzero(there, as_tuple=True))
-    for row, column in zip(rows, columns, strict=True):
+    for row, column in np.argwhere(there):
         cell = table.loc[(dataset.labels.index[row], dataset.attributes[column])]
         assert dataset.suggested[row, column] == pytest.approx(cell.probability)
 

@@ -168,8 +168,8 @@ def test_12_bits_in_files_of_16_stop_with_the_range_ready_to_paste(dataset):
     assert mend == ("value_range", "[0, 4095]")
     pixels, _ = dataset(*files, grid(0, 255, np.uint8), size=64, value_range=[0, 4095]).batch(np.arange(4))
     for i, values in enumerate(files):
-        assert (pixels[i, ..., 0].numpy() == expected(values, 0, 4095)).all()
-    assert (pixels[3, ..., 0].numpy() == grid(0, 255, np.uint8)).all(), "8 bits stay as they are"
+        assert (pixels[i, ..., 0] == expected(values, 0, 4095)).all()
+    assert (pixels[3, ..., 0] == grid(0, 255, np.uint8)).all(), "8 bits stay as they are"
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,14 @@ def test_one_pixel_beyond_stops_all_instead_of_turning_one_file_black(dataset):
         dataset(*files)
     opened = dataset(*files, size=8, value_range=[0, 1])
     pixels, _ = opened.batch(np.arange(4))
-    assert (pixels[..., 0].numpy() == np.stack([expected(file, 0, 1) for file in files])).all()
+    assert (pixels[..., 0] == np.stack([expected(file, 0, 1) for file in files])).all()
     assert "value_range 0 to 1: of 4 float32 images, 1 hold values outside, which are cut off" in str(opened)
 
 
 def test_16_bits_that_are_used_stay_and_a_dark_picture_among_them_is_said(dataset):
     opened = dataset(grid(0, 65535, np.uint16), grid(100, 60000, np.uint16), grid(0, 300, np.uint16), size=64)
     pixels, _ = opened.batch(np.arange(3))
-    assert (pixels[1, ..., 0].numpy() == expected(grid(100, 60000, np.uint16), 0, 65535)).all()
+    assert (pixels[1, ..., 0] == expected(grid(100, 60000, np.uint16), 0, 65535)).all()
     assert "value_range 0 to 65535: of 3 uint16 images, 1 keep less than a quarter of their grey levels" in str(opened)
     assert "value_range" not in str(dataset(grid(0, 65535, np.uint16)))
     few = RNG.integers(10_000, 50_000, (15, 20), np.uint16)  # many values, and few of the same grey level
@@ -224,8 +224,8 @@ def test_another_range_is_another_cache_and_another_data_set(dataset):
     values = grid(0, 4095, np.uint16)
     one, two = dataset(values, size=64, value_range=[0, 4095]), dataset(values, size=64, value_range=[0, 8191])
     assert one.fingerprint != two.fingerprint
-    assert (one.batch(np.array([0]))[0].numpy()[0, ..., 0] == expected(values, 0, 4095)).all()
-    assert (two.batch(np.array([0]))[0].numpy()[0, ..., 0] == expected(values, 0, 8191)).all()
+    assert (one.batch(np.array([0]))[0][0, ..., 0] == expected(values, 0, 4095)).all()
+    assert (two.batch(np.array([0]))[0][0, ..., 0] == expected(values, 0, 8191)).all()
 
 
 def test_settings_are_typed_in_a_shell_and_in_yaml(tmp_path):

@@ -132,7 +132,7 @@ def test_what_changed_came_or_went_is_seen_at_the_next_opening(memory, reads):
     assert sorted(reads) == ["images/a.png", "images/new.png", "labels.csv"]
     assert list(dataset.report.itertuples(index=False, name=None)) == [("é.png", 5, "no such file")]
     assert list(dataset.labels.index) == [*NAMES[:3], "new.png"]
-    pixels = dataset.batch(np.array([0]))[0][0].numpy()
+    pixels = dataset.batch(np.array([0]))[0][0]
     np.testing.assert_array_equal(pixels, load_image(locate("memory://bucket/images/a.png"), 16))
 
 

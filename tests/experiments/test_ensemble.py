@@ -53,7 +53,7 @@ def trained(sample, tmp_path_factory):
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 1.0  # statistics of these images at once: else all images get the same logits
             with torch.no_grad():
-                network(normalise(dataset.batch(np.arange(32))[0]))
+                network(normalise(torch.from_numpy(dataset.batch(np.arange(32))[0])))
             torch.save(network.state_dict(), file)
         train_all(dataset, recipes)
         cross_validate(dataset, Recipe.of(data | small | second | {"folds": 3}), "cv")
@@ -101,7 +101,7 @@ def test_model_gives_the_mean_of_the_members_calibrated_logits_by_which_it_was_j
         rows = dataset.labels.index.get_indexer(predicted.images)
         np.testing.assert_allclose(predicted.logits, logits[rows], rtol=1e-4, atol=1e-5)
         assert (predicted.logits.std(axis=0) > 1e-3).all(), "logits that are all the same would prove nothing"
-        np.testing.assert_array_equal(predicted.targets, dataset.targets.numpy()[rows])
+        np.testing.assert_array_equal(predicted.targets, dataset.targets[rows])
 
 
 def test_model_file_alone_predicts(runs, sample, tmp_path):

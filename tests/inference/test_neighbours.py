@@ -130,7 +130,7 @@ def test_a_network_of_any_kind_has_features(backbone, folder):
     one = predictor(build_model(backbone, 2, "none", 32), 32, backbone=backbone)
     dataset = opened(folder, 32)
     vectors = Features(one).of(dataset)
-    np.testing.assert_allclose(Features(one).of_pixels(dataset.batch(np.array([3]))[0].numpy())[0], vectors[3], atol=1e-3)
+    np.testing.assert_allclose(Features(one).of_pixels(dataset.batch(np.array([3]))[0])[0], vectors[3], atol=1e-3)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-2)
     assert one.predict(folder / "red.png").probability.notna().all(), "the model answers as before"
 

@@ -90,7 +90,7 @@ def trained(sample, tmp_path_factory):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # statistics of these images at once: else all images get the same logits
     with torch.no_grad():
-        network(normalise(dataset.batch(np.arange(32))[0], *statistics_of(network)))
+        network(normalise(torch.from_numpy(dataset.batch(np.arange(32))[0]), *statistics_of(network)))
     meta = {"backbone": TINYNET, "image_size": 32, "attributes": ["a", "b"]}
     save_model(folder / "start.pth", network, meta | dict(zip(("mean", "std"), statistics_of(network), strict=True)))
     config = TrainConfig(backbone=TINYNET, weights=str(folder / "start.pth"), image_size=32, epochs=2, test_fraction=0.3)

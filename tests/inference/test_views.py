@@ -18,7 +18,7 @@ from mlkit.evaluation.calibration import Calibration
 from mlkit.evaluation.guarantee import Guarantee
 from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.evaluation.predictions import Predictions
-from mlkit.inference import answers, view_gain
+from mlkit.inference import answers
 from mlkit.inference.predictor import Predictor
 from mlkit.inference.view_gain import ALONE, compare_views, conclusion, readable
 from mlkit.inference.views import VIEWS
@@ -136,7 +136,7 @@ def decided(finished):
 
 
 def test_gain_of_views_is_the_paired_difference_of_what_the_predictor_says(decided, monkeypatch):
-    monkeypatch.setattr(view_gain, "_BATCH", 10)
+    monkeypatch.setattr("mlkit.inference.views._BATCH", 10)
     table = compare_views(decided, "zoom_in,flip")
     assert table.index.tolist() == [ALONE, "flip", "zoom_in", "flip,zoom_in"]
     assert table.passes.tolist() == [1, 2, 2, 3]

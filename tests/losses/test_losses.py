@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from mlkit import losses
 from mlkit.errors import ParameterError
-from mlkit.losses import LOSSES, get_loss, masked_bce
+from mlkit.losses import LOSSES, get_loss
+from mlkit.losses.bce import masked_bce
 from mlkit.losses.large_loss import ll_ct, ll_r
 
 # Every loss, with what is needed for all of it to happen in a small batch.

@@ -10,7 +10,7 @@ from torchvision.models import convnext, efficientnet, mobilenetv3, resnet, visi
 from mlkit.data.source import DataSource
 from mlkit.errors import ParameterError
 from mlkit.inference.predictor import Predictor
-from mlkit.losses import masked_bce
+from mlkit.losses.bce import masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.modelfile import load_model
 from mlkit.models.networks import build_model, compute_logits, head_name, normalise, place
@@ -94,7 +94,7 @@ def test_loss_falls_and_the_predictor_says_of_each_file_what_the_training_said(t
 
 
 def test_channels_last_and_bf16_change_only_the_rounding(trained):
-    pixels = trained.dataset.batch(np.arange(8))[0]
+    pixels = torch.from_numpy(trained.dataset.batch(np.arange(8))[0])
     model, _ = load_model(trained.weights)
     with torch.inference_mode():
         plain = model(normalise(pixels).contiguous())
@@ -124,7 +124,7 @@ def test_augmented_training_in_the_precision_of_this_machine_goes_on_after_an_in
 def test_network_knows_in_inference_what_it_learned_in_eighty_steps(sample):
     """Its batch normalisation comes with a momentum of 0.01, whose statistics are then still half those of the start."""
     dataset = DataSource(str(sample / "images"), str(sample / "labels.csv")).open(SIZE)
-    pixels, targets = dataset.batch(np.arange(8))
+    pixels, targets = map(torch.from_numpy, dataset.batch(np.arange(8)))
     torch.manual_seed(0)
     model = build_model("mobilenet_v3_small", 4, "none", SIZE)
     optimizer = build_optimizer(list(model.parameters()), CONFIG)

@@ -25,7 +25,7 @@ def test_batches_are_those_of_the_data_set_in_the_order_asked(dataset, device, r
         served = list(feed.batches(order))
         assert len(served) == len(order)
         for chosen, (where, inputs, targets) in zip(order, served, strict=True):
-            expected_inputs, expected_targets = dataset.batch(chosen)
+            expected_inputs, expected_targets = map(torch.from_numpy, dataset.batch(chosen))
             assert where.device.type == inputs.device.type == targets.device.type == device
             assert where.tolist() == chosen.tolist()
             assert torch.equal(inputs.cpu(), expected_inputs)

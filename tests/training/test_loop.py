@@ -21,7 +21,8 @@ from mlkit.evaluation import calibration
 from mlkit.evaluation.metrics import evaluate
 from mlkit.evaluation.thresholds import choose_thresholds
 from mlkit.inference.predictor import Predictor
-from mlkit.losses import LOSSES, masked_bce
+from mlkit.losses import LOSSES
+from mlkit.losses.bce import masked_bce
 from mlkit.models.device import choose_device
 from mlkit.models.freezing import PartlyFrozen, features
 from mlkit.models.modelfile import load_model, save_model
@@ -121,7 +122,7 @@ def test_first_loss_is_the_masked_loss_with_weights_of_the_training_cells(traine
 
     split = split_dataset(dataset, CONFIG)
     training = np.flatnonzero(split == "train")
-    pixels, targets = dataset.batch(next(batches(training, 16, CONFIG.seed, epoch=1)))
+    pixels, targets = map(torch.from_numpy, dataset.batch(next(batches(training, 16, CONFIG.seed, epoch=1))))
     torch.manual_seed(CONFIG.seed)
     logits = build_model(CONFIG.backbone, 4, "none", 32).train()(normalise(pixels))
     weight = torch.tensor(pos_weight(dataset.labels.iloc[training]).to_numpy(), dtype=torch.float32)
@@ -206,13 +207,13 @@ def plain_training(dataset, training, validation, config):
     losses = []
     for epoch in range(1, config.epochs + 1):
         for chosen in batches(training, config.batch_size, seed=config.seed, epoch=epoch):
-            pixels, targets = dataset.batch(chosen)
+            pixels, targets = map(torch.from_numpy, dataset.batch(chosen))
             loss = masked_bce(model(normalise(pixels)), targets, weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    pixels, targets = dataset.batch(validation)
+    pixels, targets = map(torch.from_numpy, dataset.batch(validation))
     with torch.no_grad():
         probabilities = torch.sigmoid(model.eval()(normalise(pixels))).numpy()
     return losses, evaluate(probabilities, targets.numpy(), dataset.attributes, np.ones(4)).AP
@@ -272,7 +273,7 @@ def test_lbfgs_solves_the_head_as_a_logistic_regression_on_the_known_cells(datas
     network, _ = load_model(run / "model.pth")
     train_rows = (run.read_table("split.csv").set_index("image").split[dataset.labels.index] == "train").to_numpy()
     partly_frozen = PartlyFrozen(network, TINYNET, "backbone", choose_device("cpu", "fp32"))
-    inputs, targets = features(partly_frozen, dataset)[train_rows], dataset.targets.numpy()[train_rows]
+    inputs, targets = features(partly_frozen, dataset)[train_rows], dataset.targets[train_rows]
     strength = penalty(config, 1, torch.from_numpy(inputs))
     for column, (weight, bias) in enumerate(zip(*partly_frozen.parameters(), strict=True)):
         known = targets[:, column] >= 0
@@ -592,7 +593,7 @@ def test_labels_without_a_known_cell_stop_before_anything_is_trained(dataset, sa
 
 def test_attribute_without_positives_trains_and_is_reported_as_undefined(dataset, sample, capsys):
     dataset.labels["bag"] = dataset.labels["bag"].where(dataset.labels["bag"] != 1, 0)
-    dataset.targets[:, 3].clamp_(max=0)
+    dataset.targets[:, 3] = dataset.targets[:, 3].clip(max=0)
     run, table = start("a", replace(CONFIG, epochs=1), dataset, sample)
     printed = capsys.readouterr().out
     assert "warning: the known training cells are all no, so that nothing but no is learnt: bag" in printed

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mlkit.data.labels import from_codes, pos_weight
-from mlkit.losses import LOSSES, get_loss, masked_bce
+from mlkit.losses import LOSSES, get_loss
+from mlkit.losses.bce import masked_bce
 from mlkit.training.config import TrainConfig
 from mlkit.training.objective import Objective, choice_gap, contradictions, image_weights, label_gaps
 from mlkit.training.recipe import SEED, Recipe

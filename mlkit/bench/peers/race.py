@@ -63,7 +63,7 @@ def peer(bench: Measurements, name: str) -> dict[str, float]:
 
 def _job(bench: Measurements) -> Job:
     """The training of `bench`, in whole batches: whether a smaller last one is taken, the libraries do not agree."""
-    config, targets = replace(bench.config, epochs=EPOCHS), bench.dataset.targets.numpy()
+    config, targets = replace(bench.config, epochs=EPOCHS), bench.dataset.targets
     training = bench.training[: len(bench.training) // bench.batch_size * bench.batch_size]
     held_out = np.setdiff1d(np.arange(len(bench.dataset)), bench.training)
     files = [str((bench.folder / name).absolute()) for name in bench.dataset.labels.index]

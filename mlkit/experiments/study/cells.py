@@ -106,7 +106,7 @@ def _compute(study: Study, cell: Cell, truth: MultiLabelDataset, groups: pd.Seri
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     chance = np.full(len(truth.attributes), np.nan)  # of no interest here
-    table = evaluate(torch.sigmoid(logits).numpy(), truth.targets[test].numpy(), truth.attributes, chance)
+    table = evaluate(torch.sigmoid(logits).numpy(), truth.targets[test], truth.attributes, chance)
     known = labels.notna().to_numpy().sum() / truth.labels.loc[labels.index].notna().to_numpy().sum()
     result = {
         **asdict(cell),
