@@ -8,7 +8,7 @@ from typing import Any
 
 from mlkit.errors import RunError
 from mlkit.files import shown, write_text
-from mlkit.notebooks import CHAIN
+from mlkit.notebooks import CHAIN, light_formats
 from mlkit.runs import Run
 
 # nbconvert's plain template, with code that is opened on request
@@ -53,8 +53,9 @@ def write_report(run: Run) -> Path:
     Raises:
         RunError: if none was, or one is damaged.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
+    with light_formats():
+        import nbformat
+        from nbconvert import HTMLExporter
 
     found = {name: run / f"{name}.ipynb" for name in CHAIN if (run / f"{name}.ipynb").is_file()}
     if not found:

@@ -1,7 +1,7 @@
 """The ordered notebooks, headless: parameters checked, unchanged notebooks skipped, failures reported with the way on."""
 
 from mlkit.notebooks.chain import CHAIN, TRAINING, select
-from mlkit.notebooks.execution import InterruptedNotebook, NotebookError, execute
+from mlkit.notebooks.execution import InterruptedNotebook, NotebookError, execute, light_formats
 from mlkit.notebooks.pipeline import earlier_parameters, run_notebooks
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "NotebookError",
     "earlier_parameters",
     "execute",
+    "light_formats",
     "run_notebooks",
     "select",
 ]

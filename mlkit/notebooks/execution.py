@@ -52,10 +52,8 @@ def execute(
         NotebookError: if it fails.
         WriteError: if it cannot be written.
     """
-    # costs a second, and only this function needs it; two more would go into jsonschema's grammar of international
-    # addresses, which no notebook has, and without which it does
-    with _without("rfc3987_syntax"):
-        import papermill
+    with light_formats():
+        import papermill  # costs a second, and only this function needs it
     from traitlets.config import Config
 
     target, partial = run / f"{notebook}.ipynb", run / f"{notebook}.partial.ipynb"
@@ -94,8 +92,12 @@ def execute(
 
 
 @contextmanager
-def _without(module: str) -> Iterator[None]:
-    """A module that is not loaded yet cannot be imported meanwhile."""
+def light_formats() -> Iterator[None]:
+    """What reads notebooks is imported in 2 s less meanwhile.
+
+    They would go into jsonschema's grammar of international addresses, which no notebook has, and without which it does.
+    """
+    module = "rfc3987_syntax"
     loaded = sys.modules.setdefault(module, None)  # type: ignore[arg-type]
     try:
         yield
