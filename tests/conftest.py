@@ -47,7 +47,7 @@ SMALL = {
         "backbones": ["tinynet", "tinynet_wider"],
         "settings": {**DATA, "epochs": 1, "image_size": 32, "batch_size": 16},
     },
-    "08_tune": {**DATA, "trials": 2, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
+    "08_tune": {**DATA, "trials": 1, "settings": {"epochs": 1, "image_size": 32, "backbone": TINY}},
     "09_benchmark": {"count": 16, "image_size": 32, "batch_size": 4, "backbone": TINY},
     "10_audit_data": {"probe_backbone": TINY},
     "11_review_labels": {"count": 20},

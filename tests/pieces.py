@@ -28,6 +28,13 @@ def threads(of_torch):
     file.write_text(f"{of_torch()} {os.environ['OMP_NUM_THREADS']}", encoding="utf-8")
 
 
+def serve(address):
+    """Be a worker of a scheduler, without a nanny."""
+    from distributed.cli.dask_worker import main
+
+    main([address, "--nthreads", "1", "--no-dashboard", "--no-nanny"])
+
+
 class Busy:
     """Can be entered by one thread at a time."""
 

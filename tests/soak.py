@@ -376,18 +376,19 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=100, help="of all kinds together, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="let only every N-th write fail")
-    parser.add_argument("--runs", type=int, default=8, help="of sixteen processes at once")
+    parser.add_argument("--processes", type=int, default=16, help="that draw one sample, and fill one cache, at once")
+    parser.add_argument("--runs", type=int, default=8, help="of these processes")
     parser.add_argument("--inputs", type=int, default=100_000, help="damaged files to read")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process that has begun threads cannot be forked
     with tempfile.TemporaryDirectory() as name:
         place, chance, died = Path(name), random.Random(options.seed), 0
-        data = draw(place, 16)
+        data = draw(place, options.processes)
         os.environ |= {"MLKIT_OUTPUTS": str(data / "runs"), "MLKIT_PROGRESS": "off"}
         for name in ("whole", "other")[: 1 if options.kills < 10 else 2]:  # of the ensemble, which comes late
             if (outcome := quiet(command(data, name, {"seed": int(name == "other")})))[0]:
                 raise AssertionError(outcome[1])
-        crowd(data, place / "crowd", 16, options.runs)
+        crowd(data, place / "crowd", options.processes, options.runs)
         failed = fail_writes(data, place / "writes", itertools.count(1, options.every))
         if options.every == 1 and sys.platform == "linux" and os.geteuid() == 0:
             full_disk(data, place / "writes")

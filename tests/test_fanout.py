@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import POSIX, wait_for
-from pieces import square, threads
+from forked import FORKED, warm
+from pieces import serve, square, threads
 from tinynet import TINYNET
 
 from mlkit.cli import main
@@ -24,9 +23,17 @@ from mlkit.models.modelfile import save_model
 from mlkit.models.networks import build_model
 
 distributed = pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 TESTS = Path(__file__).parent
 SMALL = ["-p", "backbone", TINYNET, "-p", "image_size", "16", "-p", "weights", "none", "-p", "epochs", "1"]
 SMALL += ["-p", "batch_size", "16", "-p", "precision", "fp32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forks():
+    """Workers are forked of a process that has imported what they need."""
+    with warm(), dask.config.set({"distributed.worker.multiprocessing-method": FORKED.get_start_method()}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +45,16 @@ def dies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster(dies):
     """Address of a scheduler with two workers, processes that are started again when they are killed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLKIT_TEST_DIES", str(dies))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
-        with distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-            silence_logs=100,
-            preload=[str(TESTS / "preloaded.py")],
-        ) as made:
-            yield made.scheduler_address
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        silence_logs=100,
+        env={"MLKIT_TEST_DIES": str(dies)},
+        preload=[str(TESTS / "preloaded.py")],
+    ) as made:
+        yield made.scheduler_address
 
 
 def run(address, numbers, folder):
@@ -226,48 +231,31 @@ def test_a_grid_of_trials_runs_each_once_though_a_worker_is_killed(cluster, dies
 
 
 @POSIX
-def test_where_the_scheduler_is_killed_the_command_ends_and_another_call_goes_on(tmp_path):
-    @contextmanager
-    def started():
-        file = tmp_path / f"{time.monotonic_ns()}.json"
-        tool = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--no-dashboard",
-        ]
-        scheduler = subprocess.Popen([*tool, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)
-        wait_for(lambda: file.exists() and file.stat().st_size)
-        tool = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard", "--no-nanny"]
-        worker = subprocess.Popen([*tool, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL, env=environment)
-        try:
-            yield json.loads(file.read_text(encoding="utf-8"))["address"], scheduler
-        finally:
-            for process in (scheduler, worker):
-                process.kill()
-                process.wait()
-
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-
-    def until_killed(address, scheduler):
+def test_where_the_scheduler_is_killed_the_command_ends_and_another_call_goes_on(cluster, tmp_path):
+    def until_killed(address):
         with open_cluster(address) as client:
             for piece in run_pieces(client, square, (Piece(str(n), (n + 10, str(tmp_path))) for n in range(1000))):
                 done.append(piece.name)
                 if len(done) == 3:
                     scheduler.kill()
 
-    done = []
-    with (
-        started() as (address, scheduler),
-        pytest.raises(FailureError, match="the scheduler is gone; what is finished is kept"),
-    ):
-        until_killed(address, scheduler)
+    done, file = [], tmp_path / "scheduler.json"
+    command = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *command], stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: file.exists() and file.stat().st_size)
+        address = json.loads(file.read_text(encoding="utf-8"))["address"]
+        worker = FORKED.Process(target=serve, args=(address,), daemon=True)
+        worker.start()
+        with pytest.raises(FailureError, match="the scheduler is gone; what is finished is kept"):
+            until_killed(address)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+        worker.kill()
     assert 3 <= len(done) < 1000
     with pytest.raises(MlkitError, match=r"cannot be used as a cluster .* start one with `dask scheduler`"):
         run(address, [1, 2], tmp_path)
-    with started() as (address, _):
-        assert len(run(address, [1, 2], tmp_path)) == 2
+    assert len(run(cluster, [1, 2], tmp_path)) == 2

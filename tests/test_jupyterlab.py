@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import BROWSER, CHROMIUM, DATA, FLAGS, HANG, wait_for
+from conftest import BROWSER, CHROMIUM, DATA, FLAGS, HANG, small_run, wait_for
 
 from mlkit.data.answers import AnswerFile, votes
 from mlkit.inference.predictor import Predictor
@@ -22,22 +22,25 @@ ROOT = Path(__file__).parent.parent
 pytestmark = BROWSER
 
 
-@pytest.fixture
-def lab(tmp_path, request):
-    """JupyterLab on a copy of a notebook, on the loopback address; its address, a function that asks its API, the copy."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    shutil.copy(ROOT / "notebooks" / request.param, folder)
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on copies of the notebooks, on the loopback address, with a finished run.
+
+    Its folder, the address of a notebook in it, and a function that asks its API.
+    """
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("figures", "parameters"))
+    shutil.copytree(small_run(), folder / "outputs" / "small")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--IdentityProvider.token={token}", f"--notebook-dir={folder}", "--allow-root"]
-    environment = os.environ | {"HOME": str(tmp_path), "MLKIT_PROGRESS": "on"}
-    with open(tmp_path / "lab.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    command += [f"--IdentityProvider.token={token}", f"--notebook-dir={folder / 'notebooks'}", "--allow-root"]
+    environment = os.environ | {"HOME": str(folder), "MLKIT_PROGRESS": "on", "MLKIT_OUTPUTS": str(folder / "outputs")}
+    with open(folder / "lab.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder / "notebooks", env=environment, stdout=log, stderr=log)
 
     def ask(path):
         request = urllib.request.Request(f"{address}{path}", headers={"Authorization": f"token {token}"})
@@ -46,10 +49,18 @@ def lab(tmp_path, request):
 
     try:
         wait_for(lambda: ask("/api/status"))
-        yield f"{address}/lab/tree/{request.param}?token={token}&reset", ask, folder / request.param
+        yield folder, f"{address}/lab/tree/{{}}?token={token}&reset", ask
     finally:
         process.terminate()
         process.wait(timeout=HANG)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 
 
 def outputs(notebook):
@@ -61,65 +72,59 @@ def figures(notebook):
     return sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in outputs(notebook))
 
 
-def run_all(playwright, address, ask):
-    """The page of a notebook in which all cells were told to run."""
-    page = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
-        viewport={"width": 1400, "height": 1000}
-    )
-    page.goto(address)
-    page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=1000 * HANG)
-    # earlier, Run All would ask for a kernel
-    wait_for(lambda: any(k["connections"] and k["execution_state"] == "idle" for k in ask("/api/kernels")))
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells >> nth=0")
-    return page
+@pytest.fixture
+def run_all(lab, browser):
+    """Opens a notebook and has all of its cells run; the page."""
+    _, address, ask = lab
+
+    def run_all(notebook):
+        before = {kernel["id"] for kernel in ask("/api/kernels")}
+        page.goto(address.format(notebook))
+        page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=1000 * HANG)
+        wait_for(  # earlier, Run All would ask for a kernel
+            lambda: any(
+                kernel["connections"] and kernel["execution_state"] == "idle"
+                for kernel in ask("/api/kernels")
+                if kernel["id"] not in before
+            )
+        )
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells >> nth=0")
+        return page
+
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    yield run_all
+    page.close()
 
 
-@pytest.mark.parametrize("lab", ["01_explore_label_imbalance.ipynb"], indirect=True)
-def test_run_all_finishes_without_error_and_shows_the_figures(lab):
-    from playwright.sync_api import sync_playwright
-
-    address, ask, path = lab
+def test_run_all_shows_the_figures_and_a_picture_that_is_chosen_is_answered_at_once(lab, run_all, tmp_path):
+    folder, *_ = lab
+    path, run = folder / "notebooks" / "04_single_image_inference.ipynb", folder / "outputs" / "small"
     notebook = nbformat.read(path, as_version=4)
     committed = figures(notebook)
     for cell in notebook.cells:  # what appears below must have been made here
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, path)
-    with sync_playwright() as playwright:
-        page = run_all(playwright, address, ask)
-        last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
-        answer = last.source.split('print(f"')[1].split("{")[0]
-        page.wait_for_selector(f".jp-OutputArea-output:has-text('{answer}')", timeout=1000 * HANG)
-        page.keyboard.press("Control+s")
-        wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"))
-        page.context.browser.close()
+    image = sorted(Path(DATA["images"]).iterdir())[7]
+    expected = Predictor.load(run).predict(image)
+    (tmp_path / "no picture.png").write_text("hello")
+    page = run_all(path.name)
+    button = page.locator("button:has-text('Choose a picture')")
+    button.wait_for(timeout=1000 * HANG)
+    for file, said in (
+        (image, f"{expected.probability[0]:.3f}"),
+        (tmp_path / "no picture.png", "no picture.png: not an image"),
+    ):
+        with page.expect_file_chooser() as chooser:
+            button.click()
+        chooser.value.set_files(file)
+        page.wait_for_selector(f".jupyter-widgets:has-text('{said}')", timeout=1000 * HANG)
+    page.keyboard.press("Control+s")
+    wait_for(lambda: nbformat.read(path, as_version=4).cells[-1].get("outputs"))
     done = nbformat.read(path, as_version=4)
     assert not [output for output in outputs(done) if output.output_type == "error"]
     assert figures(done) == committed > 0
-
-
-@pytest.mark.parametrize("lab", ["04_single_image_inference.ipynb"], indirect=True)
-def test_a_picture_that_is_chosen_is_answered_at_once(finished, lab, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    address, ask, _ = lab
-    image = sorted(Path(DATA["images"]).iterdir())[7]
-    expected = Predictor.load(finished.path).predict(image)
-    (tmp_path / "no picture.png").write_text("hello")
-    with sync_playwright() as playwright:
-        page = run_all(playwright, address, ask)
-        button = page.locator("button:has-text('Choose a picture')")
-        button.wait_for(timeout=1000 * HANG)
-        for file, said in (
-            (image, f"{expected.probability[0]:.3f}"),
-            (tmp_path / "no picture.png", "no picture.png: not an image"),
-        ):
-            with page.expect_file_chooser() as chooser:
-                button.click()
-            chooser.value.set_files(file)
-            page.wait_for_selector(f".jupyter-widgets:has-text('{said}')", timeout=1000 * HANG)
-        page.context.browser.close()
 
 
 def press(page, keys):
@@ -131,28 +136,22 @@ def press(page, keys):
         page.wait_for_selector(f".mlkit-review[data-shown='{wanted}']", timeout=1000 * HANG)
 
 
-@pytest.mark.parametrize("lab", ["11_review_labels.ipynb"], indirect=True)
-def test_answers_by_keys_survive_a_restart_of_the_kernel(finished, lab):
-    from playwright.sync_api import sync_playwright
-
-    address, ask, _ = lab
-    answers = AnswerFile(finished.path.parent / "review" / "labels" / "answers.csv")
-    with sync_playwright() as playwright:
-        page = run_all(playwright, address, ask)
-        page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
-        page.locator(".mlkit-review").click()
-        press(page, "yynsuzymnnny")  # u is taken back
-        wait_for(lambda: len(answers.read()) == 11)
-        before = votes(answers.read())
-        assert before.closed.sum() == 8
-        page.click("text=Kernel >> nth=0")
-        page.click("text=Restart Kernel and Run All Cells")
-        page.click(".jp-Dialog .jp-mod-accept")
-        page.wait_for_selector(".mlkit-review[data-shown='9']", state="detached", timeout=1000 * HANG)
-        page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
-        press(page, "yn" * 5)
-        wait_for(lambda: len(answers.read()) == 21)
-        page.context.browser.close()
+def test_answers_by_keys_survive_a_restart_of_the_kernel(lab, run_all):
+    answers = AnswerFile(lab[0] / "outputs" / "review" / "labels" / "answers.csv")
+    page = run_all("11_review_labels.ipynb")
+    page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
+    page.locator(".mlkit-review").click()
+    press(page, "yynsuzymnnny")  # u is taken back
+    wait_for(lambda: len(answers.read()) == 11)
+    before = votes(answers.read())
+    assert before.closed.sum() == 8
+    page.click("text=Kernel >> nth=0")
+    page.click("text=Restart Kernel and Run All Cells")
+    page.click(".jp-Dialog .jp-mod-accept")
+    page.wait_for_selector(".mlkit-review[data-shown='9']", state="detached", timeout=1000 * HANG)
+    page.wait_for_selector(".mlkit-review[data-shown='0']", timeout=1000 * HANG)
+    press(page, "yn" * 5)
+    wait_for(lambda: len(answers.read()) == 21)
     table = votes(answers.read())
     assert table.closed.sum() == 18  # all of both kernels, no cell asked twice
     kept = before[before.closed.astype(bool)]

@@ -27,7 +27,11 @@ from mlkit.training.recipe import known_settings
 ROOT = Path(__file__).parent.parent
 SETTINGS = known_settings()
 PLAIN = dict.fromkeys(("flip", "rotation", "scale", "translation", "brightness", "contrast", "saturation"), 0)
-SMALL = [word for pair in {"image_size": 32, "epochs": 2, **PLAIN}.items() for word in ("-p", *map(str, pair))]
+SMALL = [
+    word
+    for pair in {"image_size": 32, "epochs": 2, "permutations": 100, **PLAIN}.items()
+    for word in ("-p", *map(str, pair))
+]
 EXECUTE = pipeline.execute
 
 

@@ -11,7 +11,7 @@ from conftest import POSIX
 def test_killed_trainings_and_failed_writes_lose_nothing():
     soak = Path(__file__).with_name("soak.py")
     done = subprocess.run(
-        [sys.executable, soak, "--kills", "4", "--every", "40", "--runs", "1", "--inputs", "200"],
+        [sys.executable, soak, "--kills", "4", "--every", "40", "--processes", "4", "--runs", "1", "--inputs", "200"],
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -130,6 +130,14 @@ def measured(tmp_path_factory):
     return json.loads((folder / "figures.json").read_text(encoding="utf-8")), printed.getvalue()
 
 
+@pytest.fixture
+def little(monkeypatch):
+    """Photos and parts of memory are small."""
+    monkeypatch.setattr(make_photos, "__defaults__", (64,))
+    monkeypatch.setattr(machine, "_LONG", 0.0)
+    monkeypatch.setattr(machine, "_ELEMENTS", 2**16)
+
+
 def test_every_figure_is_there_finite_and_within_its_spread(measured):
     figures, _ = measured
     assert set(figures) >= KEYS
@@ -188,7 +196,7 @@ def test_label_file_of_celebas_size_is_read_beside_pandas(asked, rows, label, me
 
 
 @pytest.mark.parametrize(("native", "asked", "expected"), [(True, None, 2), (False, None, 1), (False, torch.bfloat16, 2)])
-def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, expected, tmp_path, monkeypatch):
+def test_bf16_product_is_taken_where_it_is_native_or_asked_for(native, asked, expected, little, tmp_path, monkeypatch):
     names = make_photos(tmp_path / "images", 8, side=32)
     write_labels(from_codes(np.arange(32).reshape(8, 4) % 2, names, "abcd"), tmp_path / "labels.csv")
     monkeypatch.setattr(measurements, "native_bf16", lambda device: (native, "reason"))
@@ -234,7 +242,7 @@ def test_images_are_fitted_to_the_time_and_the_pace_of_the_machine(pace, count, 
     assert turns._fitting_count(BenchConfig(minutes=1e6), device) == 128
 
 
-def test_turns_are_taken_as_long_as_the_time_allows(measured, tmp_path, monkeypatch):
+def test_turns_are_taken_as_long_as_the_time_allows(measured, little, monkeypatch):
     """The measurements themselves are those of the other tests; here a turn takes ten seconds by a clock of our own."""
     figures, clock = measured[0], [0.0]
 
@@ -338,13 +346,13 @@ def test_failure_in_a_process_of_its_own_is_told(tmp_path, monkeypatch):
     [
         ({"minutes": 0.0}, "minutes is 0.0"),
         ({"cache_count": 5}, "cache_count is 5; it must be 0 or at least 20"),
-        ({"images": "gone"}, "gone: no such folder, or no images in it"),
+        ({"images": "gone", "backbone": TINYNET, "image_size": 32}, "gone: no such folder, or no images in it"),
         ({"count": 8, "batch_size": 8, "image_size": 32}, "8 images are too few for batches of 8; give at least 24"),
         ({"backbone": "resnet19", "count": 8, "batch_size": 2}, "did you mean 'resnet18'"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(options, message):
+def test_what_cannot_be_measured_is_refused(options, message, little):
     with pytest.raises(MlkitError, match=message):
         measure(BenchConfig(**options))
 

@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
 def test_a_peer_trains_on_the_same_photos_in_a_process_of_its_own(name, trained, monkeypatch):
     if importlib.util.find_spec(race.PEERS[name][1]) is None:
         pytest.skip(f"{race.PEERS[name][0]} is not installed")
-    monkeypatch.setattr(race, "_SAMPLE", 0.05)
+    monkeypatch.setattr(race, "_SAMPLE", 0.5)
     watched, watch = [], race._watch
     monkeypatch.setattr(race, "_watch", lambda *given: watched.append(watch(*given)) or watched[0])
     figures = race.peer(trained, name)

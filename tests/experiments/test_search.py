@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -20,7 +18,8 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import HANG, wait_for
-from played import play, worth
+from forked import FORKED, warm
+from played import play, serve_journal, worth
 
 from mlkit.cli import main
 from mlkit.errors import MlkitError, ParameterError, RunError
@@ -618,13 +617,13 @@ def test_killed_worker_loses_nothing_and_every_setting_is_trained_once(project, 
 
 def served(folder, port):
     """The journal of a folder, served by a process of its own."""
-    imports = "import sys; from pathlib import Path; from mlkit.experiments.search import storage"
-    words = [sys.executable, "-c", f"{imports}; storage.serve(Path(sys.argv[1]), sys.argv[2])", folder, f"127.0.0.1:{port}"]
-    environment = {name: value for name, value in os.environ.items() if name != STORAGE}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with warm():
+        server = FORKED.Process(target=serve_journal, args=(folder, f"127.0.0.1:{port}"), daemon=True)
+        server.start()
+    return server
 
 
-def test_two_hundred_trials_of_eight_workers_by_a_server_that_is_killed_run_once_each(outputs, monkeypatch):
+def test_trials_of_several_workers_by_a_server_that_is_killed_run_once_each(outputs, monkeypatch):
     pytest.importorskip("grpc")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -634,7 +633,7 @@ def test_two_hundred_trials_of_eight_workers_by_a_server_that_is_killed_run_once
     monkeypatch.setenv(STORAGE, f"grpc://127.0.0.1:{port}")
     wait_for(lambda: socket.create_connection(("127.0.0.1", port)).close() is None)
     tuning = begin()
-    tuning.search(200)
+    tuning.search(60)
 
     def work_on(_):
         while claimed := tuning.take():
@@ -642,23 +641,23 @@ def test_two_hundred_trials_of_eight_workers_by_a_server_that_is_killed_run_once
             with claim:
                 ran[trial.number] += 1
                 trial.study.tell(trial, worth(trial.params))
-                if len(ran) == 100:
+                if len(ran) == 30:
                     servers[0].kill()
                     servers.append(served(folder, port))
 
-    with ThreadPoolExecutor(8) as executor:
-        list(executor.map(work_on, range(8)))
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(work_on, range(4)))
     for trial in tuning.running():  # whose start was written down, and not said, when the server was killed
         assert trial.number not in ran
         tuning.give_back(trial.number)
     work_on(0)
     servers[-1].kill()
     for server in servers:
-        server.wait()
+        server.join()
     monkeypatch.delenv(STORAGE)
     study = optuna.load_study(study_name="s", storage=open_storage(folder))
     states = Counter(trial.state.name for trial in study.trials)
-    assert states["COMPLETE"] == 200
+    assert states["COMPLETE"] == 60
     assert set(ran.values()) == {1}
 
 

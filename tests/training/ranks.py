@@ -1,8 +1,7 @@
-"""One of several processes that train side by side what `test_processes.py` asks for; started by it, once for all cases."""
+"""One of several processes that train side by side what `test_processes.py` asks for, all cases one after the other."""
 
 import gc
 import os
-import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -68,11 +67,14 @@ def train_case(name, dataset, folder, processes):
             train_here(dataset, config, run, choose_device("cpu"), processes=processes)
 
 
-if __name__ == "__main__":
+def train_cases(rank, count, port, images, results, cases):
+    """Train them as a process that torchrun has started does."""
     from accelerate import Accelerator
 
+    torch.set_num_threads(1)
     gc.freeze()  # each training collects garbage, and need not look through all that was imported
-    together = Processes(Accelerator(cpu=True), main=os.environ["RANK"] == "0")
-    images, results = data(Path(sys.argv[1])), Path(sys.argv[2])
-    for case in sys.argv[3:]:
-        train_case(case, images, results, together)
+    os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together, dataset = Processes(Accelerator(cpu=True), main=rank == 0), data(images)
+    for case in cases:
+        train_case(case, dataset, results, together)

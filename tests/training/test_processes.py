@@ -1,5 +1,4 @@
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -13,6 +12,7 @@ import pytest
 import ranks
 import torch
 from conftest import TINY, wait_for
+from forked import processes
 from ranks import CASES
 
 from mlkit.data.source import DataSource
@@ -25,7 +25,7 @@ from mlkit.training.loop import Training, train
 from mlkit.training.processes import Processes
 from mlkit.training.recipe import Recipe
 
-BY = {3: list(CASES), 2: ["start", "small batches", "batch normalisation"]}  # processes -> what they train
+BY = {2: list(CASES), 3: ["start", "small batches", "batch normalisation", "head"]}  # processes -> what they train
 # Mean and variance of a part are not those of the batch; all else agrees to the last digits.
 WITHIN = {
     "batch normalisation": 0.05,
@@ -43,20 +43,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_ranks(count, *arguments):
-    """Processes that find each other as those of torchrun do, without its own start."""
-    environment = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return [
-        subprocess.Popen(
-            [sys.executable, ranks.__file__, *map(str, arguments)],
-            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+def train_together(count, *arguments):
+    """Train in so many processes, which find each other as those of torchrun do."""
+    port = free_port()
+    with processes(count) as executor:
+        for ended in [executor.submit(ranks.train_cases, rank, count, port, *arguments) for rank in range(count)]:
+            ended.result()
 
 
 def end_after_two(training, epoch, progress, real=Training.epoch):
@@ -85,11 +77,9 @@ def trained(sample, tmp_path_factory):
         patch.setattr(Training, "epoch", end_after_two)
         with pytest.raises(KeyboardInterrupt):
             ranks.train_case("gone on", dataset, folder / "cut", Processes())
-        shutil.move(folder / "cut" / "gone on by 1", folder / "gone on by 3")
+        shutil.move(folder / "cut" / "gone on by 1", folder / "gone on by 2")
         for count, cases in BY.items():
-            for process in start_ranks(count, sample, folder, *cases):
-                _, errors = process.communicate()
-                assert process.returncode == 0, f"of {count}: {errors}"
+            train_together(count, sample, folder, cases)
     return folder
 
 
@@ -112,7 +102,7 @@ def test_several_processes_train_as_one_does(trained, count, case):
 def small(sample):
     """A recipe that takes long enough for something to happen meanwhile."""
     source = DataSource(str(sample / "images"), str(sample / "labels.csv"))
-    return Recipe(source, TrainConfig(**SMALL, epochs=15, batch_size=16, calibrate=False, near_duplicates=False))
+    return Recipe(source, TrainConfig(**SMALL, epochs=400, batch_size=16, calibrate=False, near_duplicates=False))
 
 
 def train_small(small, outputs, world):
@@ -132,17 +122,6 @@ def workers(rank):
     return found
 
 
-def test_when_a_process_dies_all_begin_again_from_the_last_checkpoint(small, outputs):
-    with ThreadPoolExecutor(1) as executor:
-        training = executor.submit(train_small, small, outputs, World(2, restarts=1))
-        wait_for(lambda: (outputs / "a" / "epochs.csv").is_file() or training.done())
-        workers(1)[0].kill()
-        training.result()
-    run = Run.open("a")
-    assert run.finished
-    assert run.read_table("epochs.csv").epoch.tolist() == list(range(1, 16))
-
-
 def test_when_a_machine_dies_the_others_end(small, outputs):
     where = f"127.0.0.1:{free_port()}"
     with ThreadPoolExecutor(2) as executor:
@@ -156,16 +135,31 @@ def test_when_a_machine_dies_the_others_end(small, outputs):
     Run.create("a", small.parameters(), small.open().fingerprint)  # nobody is at work there
 
 
-def test_interrupted_it_saves_first(small, outputs):
+def test_when_a_process_dies_all_begin_again_from_the_last_checkpoint_and_interrupted_they_save_first(small, outputs):
+    def epochs():
+        return pd.read_csv(outputs / "a" / "epochs.csv").epoch.tolist()
+
+    def gone_on():
+        others = [worker.pid for worker in workers(1)]
+        return process.poll() is not None or (others and others != [killed.pid] and len(epochs()) > before)
+
     command = [sys.executable, "-m", "mlkit", "train", "--images", small.source.images, "--labels", small.source.labels]
     command += [word for name, value in {**SMALL, "epochs": 400}.items() for word in ("-p", name, str(value))]
-    process = subprocess.Popen([*command, "--name", "a", "--processes", "2"], stderr=subprocess.PIPE, text=True)
-    wait_for((outputs / "a" / "epochs.csv").is_file)
+    command += ["--name", "a", "--processes", "2", "--max-restarts", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (outputs / "a" / "epochs.csv").is_file() or process.poll() is not None)
+    (killed,) = workers(1)
+    killed.kill()
+    killed.wait()
+    before = len(epochs()) + 1  # what is saved after this, others have trained
+    wait_for(gone_on)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1].startswith("mlkit: interrupted; this goes on where it stopped: mlkit train")
-    assert load_torch(outputs / "a" / "last.pt")["iteration"] > 0
+    assert epochs() == list(range(1, len(epochs()) + 1))
+    saved = load_torch(outputs / "a" / "last.pt")
+    assert saved["iteration"] > before * len(pd.read_csv(outputs / "a" / "history.csv").query("epoch == 1"))
 
 
 def test_fewer_processes_than_asked_for_are_an_error(small, outputs, monkeypatch):
