@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mlkit.bench.load import doubts, moment, summarise
 from mlkit.bench.machine import processor
+from mlkit.bench.plainloop import PlainImages, plain_loader, plain_predict, plain_train
 from mlkit.data.dataset import MultiLabelDataset
 from mlkit.data.labelfile import write_labels
+from mlkit.data.labels import pos_weight
 from mlkit.errors import ParameterError
+from mlkit.evaluation.metrics import evaluate, macro
 from mlkit.experiments.study.findings import t_interval
 from mlkit.experiments.trainings import train_quietly
-from mlkit.files import environment, make_folder
+from mlkit.files import environment, is_address, locate, make_folder
 from mlkit.models.freezing import KEPT
 from mlkit.models.networks import build_model
 from mlkit.progress import say
@@ -26,6 +30,7 @@ from mlkit.training.loop import split_dataset
 from mlkit.training.recipe import SEED, Recipe
 
 YARDSTICK = "seed"
+PLAIN = "plain"  # in place of a recipe's file: the plain loop by the seed's recipe, to see that speed costs no quality
 
 
 def time_to_quality(
@@ -34,7 +39,7 @@ def time_to_quality(
     """Train by the seed's recipe and by others for each seed, in turns, and note how good they were when.
 
     Args:
-        recipes: files of the others, their names without suffix all different.
+        recipes: files of the others, their names without suffix all different; `PLAIN`: the plain loop.
         settings: on top of all; images and labels among them.
         seeds: how often. The split is the same every time.
         count: images, spread evenly over the label file; 0: all.
@@ -47,8 +52,10 @@ def time_to_quality(
     """
     if seeds < 1:
         raise ParameterError(f"seeds is {seeds}; it must be at least 1")
-    given = {YARDSTICK: SEED, **{Path(file).stem: file for file in recipes}}
+    given = {YARDSTICK: SEED, **{Path(file).stem: SEED if file == PLAIN else file for file in recipes}}
     known = {name: Recipe.read(file, settings) for name, file in given.items()}
+    if PLAIN in known and is_address(known[PLAIN].source.images):
+        raise ParameterError(f"images is {known[PLAIN].source.images}; the plain loop reads files of this machine alone")
     for name, recipe in known.items():
         if recipe.config.test_fraction == 0:
             raise ParameterError("test_fraction is 0; the test images judge here: leave some")
@@ -69,7 +76,9 @@ def time_to_quality(
             if minutes and seed > 1 and began + longest > started + 60 * minutes:
                 break
             for name in list(known)[:: 1 if seed % 2 else -1]:  # who goes first, the machine may favour
-                trainings.append({"recipe": name, "seed": seed} | _train(dataset, known[name].but(seed=seed), Path(work)))
+                recipe = known[name].but(seed=seed)
+                found = _train_plainly(dataset, recipe) if name == PLAIN else _train(dataset, recipe, Path(work))
+                trainings.append({"recipe": name, "seed": seed} | found)
                 say(f"seed {seed}, {name}: best validation mAP {max(trainings[-1]['mAP']):.3f}")
             moments.append(moment())
             longest = max(longest, time.monotonic() - began)
@@ -146,6 +155,51 @@ def _train(dataset: MultiLabelDataset, recipe: Recipe, work: Path) -> dict[str, 
         return False
 
     run = train_quietly(dataset, recipe.config, work / "run", watch)
-    spent = dict(zip(("seconds", "cpu_seconds"), np.subtract(taken[1:], taken[0]).round(2).T.tolist(), strict=True))
     test = run.read_json("metrics.json")["mean"]["AP"]
-    return {**spent, "mAP": run.read_table("epochs.csv").mAP.to_list(), "test_mAP": test}
+    return {**_spent(taken), "mAP": run.read_table("epochs.csv").mAP.to_list(), "test_mAP": test}
+
+
+def _train_plainly(dataset: MultiLabelDataset, recipe: Recipe) -> dict[str, Any]:
+    """The same of the plain loop, which reads the files in every epoch: network, split, weights of positives, and what is
+    kept are those of the recipe; its loader has no workers, whose seconds would not be counted.
+    """
+    config, device = recipe.config, torch.device("cpu")
+    split, folder = split_dataset(dataset, config), locate(recipe.source.images)
+    indices = {part: np.flatnonzero(split == part) for part in ("train", "validation", "test")}
+    loaders = {
+        part: plain_loader(
+            PlainImages([folder / name for name in dataset.labels.index[of]], dataset.targets[of], config.image_size),
+            int(config.batch_size),
+            0,
+            device,
+            shuffle=part == "train",
+        )
+        for part, of in indices.items()
+    }
+    weights = torch.from_numpy(pos_weight(dataset.labels.iloc[indices["train"]], config.pos_weight_cap).to_numpy(np.float32))
+    taken = [(time.monotonic(), time.process_time())]
+    torch.manual_seed(config.seed)
+    model = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+
+    def ap(part: str) -> float:
+        probabilities, known = plain_predict(model, loaders[part], device).numpy(), dataset.targets[indices[part]].numpy()
+        even = np.full(len(dataset.attributes), np.nan)  # AP asks for no prevalence
+        return float(macro(evaluate(probabilities, known, dataset.attributes, even)).AP)
+
+    curve, test = [], np.nan
+    for _ in range(config.epochs):
+        plain_train(model, loaders["train"], optimizer, weights, device)
+        curve.append(ap("validation"))
+        taken.append((time.monotonic(), time.process_time()))
+        if curve[-1] == np.nanmax(curve):
+            before = taken[-1]
+            test = ap("test")
+            aside = np.subtract((time.monotonic(), time.process_time()), before)
+            taken = [tuple(np.add(moment, aside)) for moment in taken]
+    return {**_spent(taken), "mAP": curve, "test_mAP": test}
+
+
+def _spent(taken: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """Seconds of the wall and of the CPU from the first moment to each other one."""
+    return dict(zip(("seconds", "cpu_seconds"), np.subtract(taken[1:], taken[0]).round(2).T.tolist(), strict=True))

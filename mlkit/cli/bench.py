@@ -36,7 +36,9 @@ def add_to(commands: Any) -> None:
         "--peers", action="store_true", default=None, help="beside timm, fastai and Lightning, each in a process of its own"
     )
     quality = command.add_argument_group("time to the quality of the seed's recipe")
-    quality.add_argument("--to-quality", nargs="*", metavar="YAML", help="by these recipes (default: fast.yaml)")
+    quality.add_argument(
+        "--to-quality", nargs="*", metavar="YAML", help='by these recipes, or "plain", the plain loop (default: fast.yaml)'
+    )
     quality.add_argument("--labels", metavar="FILE", help="of --images (default: the sample data, small and from scratch)")
     quality.add_argument(
         "-p", "--parameter", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set for all recipes"
@@ -124,7 +126,7 @@ def _to_quality(options: argparse.Namespace) -> int:
     """Print how soon recipes reach what the seed's reaches."""
     if others := [name for name in ("inference", "profile", "peers", "repeats", "cache_count") if getattr(options, name)]:
         raise ParameterError(f"--to-quality does not take {', '.join(others)}; leave that out")
-    from mlkit.bench.quality import describe, time_to_quality
+    from mlkit.bench.quality import PLAIN, describe, time_to_quality
     from mlkit.cli.given import given_parameters
     from mlkit.files import resolve, write_json
     from mlkit.parameters import read_parameters
@@ -138,7 +140,9 @@ def _to_quality(options: argparse.Namespace) -> int:
     if not options.images:
         sample = read_parameters(resolve("notebooks/parameters/sample.yaml"))
         settings = {name: sample[name] for name in ("image_size", "weights")} | settings
-    recipes = [typed_path(file) for file in options.to_quality] or ["notebooks/parameters/fast.yaml"]
+    recipes = [file if file == PLAIN else typed_path(file) for file in options.to_quality] or [
+        "notebooks/parameters/fast.yaml"
+    ]
     figures = time_to_quality(recipes, settings, options.seeds, options.count or 0, options.minutes or 0.0)
     print(describe(figures))
     if options.json:

@@ -72,16 +72,18 @@ def test_a_recipe_is_measured_on_some_of_a_persons_images(sample, tmp_path, caps
     given = ["--images", str(sample / "images"), "--labels", str(sample / "labels.csv"), "--count", "24", "--seeds", "2"]
     given += ["--backbone", TINYNET, "--image-size", "16", "-p", "weights", "none", "-p", "epochs", "1"]
     out = tmp_path / "figures.json"
-    assert main(["bench", "--to-quality", str(recipe), *given, "--json", str(out)]) == 0
+    assert main(["bench", "--to-quality", str(recipe), "plain", *given, "--json", str(out)]) == 0
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["recipes"]["quick"]["image_size"] == 16
     named = read_labels(sample / "labels.csv").index
     assert figures["count"] in (23, 24), f"of {len(named)}, of which one has no image"
     assert [(one["recipe"], one["seed"]) for one in figures["trainings"]] == [
+        ("plain", 0),
         ("quick", 0),
         ("seed", 0),
         ("seed", 1),
         ("quick", 1),
+        ("plain", 1),
     ]
     assert all(one["seconds"][0] > 0 for one in figures["trainings"])
     assert "95 % intervals over 2 seeds" in capsys.readouterr().out
