@@ -27,9 +27,9 @@ class PartlyFrozen:
     """The network as a training sees it.
 
     Args:
-        freeze: "none" trains all; "backbone" only the head, the last linear layer; "until:<layer>" all that comes after the
-            named layer, "until:layer3" of a ResNet18 its layer4 and head. Frozen layers stay as they are, batch
-            normalisation included.
+        freeze: "none" trains all; "backbone" only the head, the last linear layer; "lower" the head and the last stage, the
+            layers with the smallest maps, of a ResNet18 layer4; "until:<layer>" all that comes after the named layer.
+            Frozen layers stay as they are, batch normalisation included.
 
     Raises:
         ParameterError: if there is no such layer, or more than one tensor crosses the border behind it.
@@ -159,25 +159,52 @@ class _Tracer(fx.Tracer):
 
 
 def _split(network: nn.Module, backbone: str, freeze: str) -> tuple[nn.Module, nn.Module]:
+    nodes = list(_Tracer().trace(network).nodes)
+    for border in _borders(network, backbone, freeze, nodes):
+        lower, _ = _part(network, nodes[: border + 1])
+        upper, crossing = _part(network, nodes[border + 1 :], entry=nodes[border])
+        if not crossing:
+            return lower, upper
+    raise ParameterError(f"freeze {freeze!r}: {1 + len(crossing)} tensors leave that layer of {backbone}; choose another")
+
+
+def _borders(network: nn.Module, backbone: str, freeze: str, nodes: list[fx.Node]) -> list[int]:
+    """Indices of the last frozen node, the best first."""
     head = head_name(network, backbone)
-    layer = freeze.removeprefix("until:")
-    layers = {name for name, _ in network.named_modules() if name and not f"{name}.".startswith(f"{head}.")}
-    if freeze != "backbone" and (not freeze.startswith("until:") or layer not in layers):
-        known = ["none", "backbone", *(f"until:{name}" for name, _ in network.named_children())]
-        raise ParameterError(f"freeze is {freeze!r}{nearest(freeze, known)}")
-    graph = _Tracer().trace(network)
-    nodes = list(graph.nodes)
     if freeze == "backbone":
-        border = next(i for i, node in enumerate(nodes) if node.target == head) - 1
-    else:
-        border = max(i for i, node in enumerate(nodes) if layer in node.meta.get("nn_module_stack", {}))
-    lower, _ = _part(network, nodes[: border + 1])
-    upper, crossing = _part(network, nodes[border + 1 :], entry=nodes[border])
-    if crossing:
-        raise ParameterError(
-            f"freeze {freeze!r}: {1 + len(crossing)} tensors leave that layer of {backbone}; choose another"
-        )
-    return lower, upper
+        return [next(i for i, node in enumerate(nodes) if node.target == head) - 1]
+    layers = _before_last_stage(network, backbone) if freeze == "lower" else [freeze.removeprefix("until:")]
+    known = {name for name, _ in network.named_modules() if name and not f"{name}.".startswith(f"{head}.")}
+    if freeze != "lower" and (not freeze.startswith("until:") or layers[0] not in known):
+        choices = ["none", "lower", "backbone", *(f"until:{name}" for name, _ in network.named_children())]
+        raise ParameterError(f"freeze is {freeze!r}{nearest(freeze, choices)}")
+    return [max(i for i, node in enumerate(nodes) if layer in node.meta.get("nn_module_stack", {})) for layer in layers]
+
+
+@torch.no_grad()
+def _before_last_stage(network: nn.Module, backbone: str) -> list[str]:
+    """Blocks, children of a network or theirs, whose maps are larger than those that are pooled; the last first."""
+    sides: dict[str, int] = {}
+
+    def note(name: str, output: object) -> None:
+        # Channels first or last: maps are square, until they are pooled to a point.
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] > 1:
+            sides[name] = output.shape[2]
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+        for name, module in network.named_modules()
+        if name and name.count(".") < 2
+    ]
+    training = network.training
+    network.eval()(next(network.parameters()).new_zeros(1, 3, 224, 224))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    *_, last = sides.values()
+    if last == max(sides.values()):
+        raise ParameterError(f"freeze is 'lower': the maps of {backbone} are all of one size; name a layer, until:<layer>")
+    return [name for name, side in reversed(sides.items()) if side > last]
 
 
 def _part(network: nn.Module, nodes: list[fx.Node], entry: fx.Node | None = None) -> tuple[nn.Module, set[str]]:

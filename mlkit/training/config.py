@@ -55,14 +55,15 @@ class TrainConfig(Strengths):
     image_size: Annotated[int, Between(1, 10_000), "side in pixels that images are resized to"] = 224
     backbone: Annotated[str, "any classification network of torchvision"] = "resnet18"
     weights: Annotated[str, '"imagenet", "none" (from scratch) or a file'] = "imagenet"
-    freeze: Annotated[str, '"none", "backbone" (train the head alone) or "until:<layer>", "until:layer3" say'] = "none"
+    freeze: Annotated[
+        str, '"none", "lower" (train the last stage and the head), "backbone" (the head alone) or "until:<layer>"'
+    ] = "none"
     # the start
     first_size: Annotated[
-        float, Between(0.1, 1), "of image_size, in the first epoch; from there images grow to it; 1: all have it"
+        float,
+        Between(0.1, 1),
+        "of image_size, in the first epoch from scratch; from there images grow to it; 1: all have it",
     ] = 1.0
-    head_first: Annotated[bool, "solve the head on the pretrained features before the first epoch; without weights: no"] = (
-        False
-    )
     # the loss
     loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
     loss_settings: Annotated[str, 'of that loss, "gamma_neg: 2, clip: 0" say'] = ""
@@ -111,7 +112,7 @@ class TrainConfig(Strengths):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.freeze != "none" and self.weights == "none":
+        if self.frozen != "none" and self.weights == "none":
             raise ParameterError(
                 f"freeze is {self.freeze!r} and weights is 'none': frozen layers must have learned something; "
                 "give weights, or freeze none"
@@ -122,11 +123,6 @@ class TrainConfig(Strengths):
                 "optimizer is 'lbfgs', which solves the head on features that stand still, with penalties of its own: set "
                 "freeze to backbone, sampler to uniform, and leave augmentation, weight_decay and ema_decay out"
             )
-        if self.first_size < 1 and self.freeze != "none" and not self.augments:
-            raise ParameterError(
-                f"first_size is {self.first_size} and freeze {self.freeze!r}: what frozen layers say of an image is "
-                "computed once, at one size, unless images are augmented; set first_size to 1"
-            )
         if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
             raise ParameterError(f"fold is {self.fold}, folds {self.folds}; folds must be 0 or from 2, fold below folds")
         parse_policy(self.threshold)
@@ -136,11 +132,19 @@ class TrainConfig(Strengths):
         """Side in pixels of the training images in an epoch, counted from 1: it grows in a line, then stays.
 
         Small images are seen fast while there is only the coarse to be learned (progressive resizing; Howard et al. 2018).
+        Pretrained weights know none so small: with them all have `image_size`.
         """
+        if self.weights != "none":
+            return self.image_size
         share = self.first_size + (1 - self.first_size) * (epoch - 1) / max(1.0, _GROWING * self.epochs)
         if share >= 1:
             return self.image_size
         return min(self.image_size, max(1, round(share * self.image_size / _EVEN)) * _EVEN)
+
+    @property
+    def frozen(self) -> str:
+        """What `freeze` comes to: from scratch "lower" freezes nothing, so that one recipe serves both beginnings."""
+        return "none" if self.freeze == "lower" and self.weights == "none" else self.freeze
 
     @property
     def loss_arguments(self) -> dict[str, Any]:

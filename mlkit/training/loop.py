@@ -28,7 +28,6 @@ from mlkit.runs import Run, Stopped
 from mlkit.training.checkpoint import last_checkpoint, remove_checkpoints, write_checkpoint
 from mlkit.training.config import TrainConfig
 from mlkit.training.finish import Outputs, TrainedModel, finish_run, model_meta
-from mlkit.training.head import solve_head
 from mlkit.training.interruption import Interruption
 from mlkit.training.launch import ALONE, World, launch
 from mlkit.training.objective import check_suggestions, choice_gap, contradictions, label_gaps
@@ -176,8 +175,6 @@ class Training:
                     stopped = Stopped("patience", epoch - 1)
                     break
                 started = time.monotonic()
-                if self.config.head_first and self.config.weights != "none" and not self.state.iteration:
-                    solve_head(self.step, self.dataset, self._training, self._validation, self.run)
                 self.epoch(epoch, progress)
                 with self.step.average.applied() if self.step.average else nullcontext():
                     figures = self.validate()

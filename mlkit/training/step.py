@@ -12,7 +12,7 @@ from mlkit.data.dataset import MultiLabelDataset
 from mlkit.losses import get_loss
 from mlkit.models.device import Device, largest_batch
 from mlkit.models.freezing import Activations, PartlyFrozen
-from mlkit.models.networks import build_model, check_first_size, compute_logits, folded, forward, head_name, place
+from mlkit.models.networks import build_model, check_first_size, compute_logits, folded, forward, place
 from mlkit.runs import Run
 from mlkit.training.augment import Augmentation, shrink
 from mlkit.training.config import TrainConfig
@@ -52,12 +52,12 @@ class TrainingStep:
         self.image_weights = image_weights(labels, config.sampler_cap) if config.sampler == "balanced" else None
         torch.manual_seed(config.seed)
         network = build_model(config.backbone, len(dataset.attributes), config.weights, config.image_size)
-        if config.first_size < 1:
-            check_first_size(network, config.backbone, config.side(1))
+        if (side := config.side(1)) < config.image_size:
+            check_first_size(network, config.backbone, side)
         if self.processes.count > 1 and device.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = place(network, device)
-        self._partly_frozen = PartlyFrozen(self.network, config.backbone, config.freeze, device)
+        self._partly_frozen = PartlyFrozen(self.network, config.backbone, config.frozen, device)
         self._augmentation = Augmentation.of(config)
         # Where nothing random happens before them, what the frozen layers say of each image is computed once.
         self._once = self._partly_frozen.lower is not None and not self._augmentation
@@ -83,12 +83,6 @@ class TrainingStep:
         else:
             largest = self._largest_batch(dataset, most=max(8, len(training) // 8))
             self.batch_size = self.processes.count * min(self.processes.everyones(largest))
-
-    def load_head(self, head: dict[str, Tensor]) -> None:
-        """Go on with another head, from which its average starts, too."""
-        self.network.get_submodule(head_name(self.network, self.config.backbone)).load_state_dict(head)
-        if self.average is not None:
-            self.average = WeightAverage(self.network, self.config.ema_decay)
 
     def start_epoch(self, epoch: int) -> None:
         """Training mode, and the augmentation of the epoch's images, derived from the seed and its number."""

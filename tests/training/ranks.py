@@ -40,7 +40,6 @@ CASES = {
     "augmented": replace(BASE, rotation=20, mixup=0.4, label_smoothing=0.1),
     "part": replace(BASE, weights=START, freeze="until:conv1", optimizer="adamw", weight_decay=0.05),
     "head": replace(BASE, weights=START, freeze="backbone", optimizer="lbfgs"),
-    "head first": replace(BASE, weights=START, head_first=True, epochs=1),
     "small batches": replace(BASE, batch_size=5, epochs=1),
     "batch normalisation": replace(BASE, backbone=TINYNET),
     "gone on": BASE,  # with what one process had begun

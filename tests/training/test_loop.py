@@ -293,27 +293,6 @@ def test_lbfgs_goes_from_strong_penalties_to_weak_ones_and_keeps_the_best(datase
     goes_on(run, lambda: start("again", config, dataset, sample)[0])
 
 
-def test_head_first_begins_with_the_head_that_a_frozen_backbone_ends_with(dataset, sample, backbone_weights, goes_on):
-    frozen = replace(CONFIG, weights=backbone_weights, freeze="backbone", optimizer="lbfgs", epochs=10)
-    # of the augmentation, the sampling and the average of the fine-tuning, the solved head knows nothing
-    options = {"head_first": True, "flip": 0.5, "first_size": 0.5, "sampler": "balanced", "ema_decay": 0.9}
-    begun = replace(CONFIG, weights=backbone_weights, **options)
-    solved, _ = load_model(start("frozen", frozen, dataset, sample)[0] / "model.pth")
-    run, _ = start("begun", replace(begun, learning_rate=1e-12, epochs=1), dataset, sample)
-    for name, value in load_model(run / "model.pth")[0].fc.state_dict().items():
-        torch.testing.assert_close(value, solved.fc.state_dict()[name])
-    whole, _ = start("whole", replace(begun, epochs=2), dataset, sample)
-    goes_on(whole, lambda: start("cut", replace(begun, epochs=2), dataset, sample)[0])
-
-
-def test_head_first_without_pretrained_weights_trains_as_if_it_were_not_there(dataset, sample):
-    one, other = (
-        start(name, replace(CONFIG, epochs=1, head_first=first), dataset, sample)[0].read_table("history.csv").loss
-        for name, first in (("a", True), ("b", False))
-    )
-    assert one.equals(other)
-
-
 def test_images_grow_to_their_size_and_are_validated_at_it(dataset, sample, monkeypatch):
     seen = []
     forward = PartlyFrozen.activations

@@ -30,7 +30,6 @@ BY = {2: list(CASES), 3: ["start", "small batches", "batch normalisation", "head
 WITHIN = {
     "batch normalisation": 0.05,
     "head": 5e-3,
-    "head first": 5e-3,
 }  # L-BFGS looks for its steps by differences of losses
 
 

@@ -58,7 +58,7 @@ def architectures(compared: Comparison) -> pd.DataFrame:
         parts = [
             "" if pd.isna(table.ran_on[title]) else table.ran_on[title],
             f"{made['image_size']} px" if "image_size" in made else "",
-            f"{frozen} frozen" if frozen != "none" else "",
+            f"{frozen} frozen" if frozen != "none" != made.get("weights") else "",
         ]
         backbone = "ensemble" if "members" in made else made.get("backbone", "unknown")
         rows.append({"backbone": backbone, "conditions": ", ".join(filter(None, parts))})
