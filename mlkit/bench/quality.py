@@ -30,6 +30,11 @@ from mlkit.training.loop import split_dataset
 from mlkit.training.recipe import SEED, Recipe
 
 YARDSTICK = "seed"
+_CLOCKS = {
+    "seconds": "seconds to the target",
+    "cpu_seconds": "CPU seconds to the target",
+    "total": "CPU seconds of all epochs",
+}
 PLAIN = "plain"  # in place of a recipe's file: the plain loop by the seed's recipe, to see that speed costs no quality
 
 
@@ -90,13 +95,13 @@ def table(figures: Mapping[str, Any]) -> pd.DataFrame:
     """A row for each training: when it was first as good as the best epoch of the seed's recipe with the same seed.
 
     Returns:
-        Index (seed, recipe); columns seconds and cpu_seconds (to that; NaN: never reached), total (seconds of all epochs),
-        target (validation mAP of that epoch), best (of its own), test_mAP (of its best epoch).
+        Index (seed, recipe); columns seconds and cpu_seconds (to that; NaN: never reached), total (CPU seconds of all
+        epochs), target (validation mAP of that epoch), best (of its own), test_mAP (of its best epoch).
     """
     rows = pd.DataFrame(figures["trainings"]).set_index(["seed", "recipe"])
     rows["best"] = rows.mAP.map(np.nanmax)
     rows["target"] = rows.best.xs(YARDSTICK, level="recipe").reindex(rows.index, level="seed")
-    rows["total"] = rows.seconds.str[-1]
+    rows["total"] = rows.cpu_seconds.str[-1]
     reached = [np.flatnonzero(np.array(row.mAP) >= row.target) for row in rows.itertuples()]
     for clock in ("seconds", "cpu_seconds"):
         rows[clock] = [taken[where[0]] if len(where) else np.nan for taken, where in zip(rows[clock], reached, strict=True)]
@@ -110,13 +115,13 @@ def conclude(rows: pd.DataFrame, level: float = 0.95) -> list[str]:
     for name in rows.index.unique("recipe").drop(YARDSTICK):
         own = rows.xs(name, level="recipe")
         missed, said = own[own.seconds.isna()], []
-        for clock in ("seconds", "cpu_seconds"):
+        for clock, what in _CLOCKS.items():
             # of the logarithms: twice as fast and half as fast are equally far from equal
             ratio, low, high = np.exp(t_interval(np.log((own[clock] / base[clock]).dropna()), level))
-            said.append(f"{ratio:.2f} [{low:.2f}, {high:.2f}] of the {clock.replace('_', ' ')} to the target")
+            said.append(f"{ratio:.2f} [{low:.2f}, {high:.2f}] of the {what}")
         if len(missed):
             seeds = ", ".join(f"{seed} ({missed.best[seed]:.3f} of {missed.target[seed]:.3f})" for seed in missed.index)
-            said = [*said[: 2 * (len(missed) < len(own))], f"the target was not reached with seed {seeds}"]
+            said = [*said[2 * (len(missed) == len(own)) :], f"the target was not reached with seed {seeds}"]
         gain, low, high = t_interval(own.test_mAP - base.test_mAP, level)
         lines.append(f"{name}: {'; '.join(said)}; test mAP {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
     return lines

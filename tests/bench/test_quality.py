@@ -42,11 +42,12 @@ def test_seconds_are_those_to_the_best_epoch_of_the_seeds_recipe_with_the_same_s
     assert rows.target.tolist() == [0.8] * 4
     assert rows.seconds.tolist() == [2, 3, 8, 2]
     assert rows.cpu_seconds.tolist() == [4, 6, 16, 4]
-    assert rows.total.tolist() == [3, 4, 12, 2]
+    assert rows.total.tolist() == [6, 8, 24, 4]
     (line,) = conclude(rows)
     ratio = np.sqrt(2 / 3 * 2 / 8)  # the geometric mean
     assert line.startswith(f"fast: {ratio:.2f} [0.00, ")
-    assert line.endswith("of the cpu seconds to the target; test mAP +0.150 [-0.485, +0.785]")
+    assert "of the CPU seconds to the target; 0.35 [0.00, " in line
+    assert line.endswith("of the CPU seconds of all epochs; test mAP +0.150 [-0.485, +0.785]")
     told = describe(FIGURES)
     assert "other work took 50% of the cores" in told
     assert "over 2 seeds, one split of 12 images; a processor" in told

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mlkit.data.source import DataSource
 from mlkit.errors import MlkitError, ParameterError
@@ -29,6 +30,7 @@ def pixels():
         ("resnet18", "none"),
         ("resnet18", "backbone"),
         ("resnet18", "until:layer3"),
+        ("resnet18", "lower"),
         ("efficientnet_b0", "until:features.4"),
         ("vit_b_16", "until:encoder.layers.encoder_layer_5"),
     ],
@@ -66,6 +68,29 @@ def test_only_the_upper_stage_learns_and_frozen_batch_normalisation_stands_still
 def test_unknown_border_names_the_nearest(freeze, message):
     with pytest.raises(ParameterError, match=message):
         PartlyFrozen(network(), "resnet18", freeze, DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "border"),
+    [
+        ("resnet18", "layer3"),
+        ("mobilenet_v2", "features.13"),
+        ("inception_v3", "Mixed_6e"),  # whose next block shrinks the maps in branches, which no border can part
+    ],
+)
+def test_lower_freezes_all_but_the_last_stage(backbone, border):
+    model = build_model(backbone, 3, "none", 224)
+    statistics = [value.clone() for value in model.state_dict().values()]
+    trained = {id(parameter) for parameter in PartlyFrozen(model, backbone, "lower", DEVICE).parameters()}
+    assert all(map(torch.equal, statistics, model.state_dict().values())), "looking at the maps teaches nothing"
+    other = PartlyFrozen(model, backbone, f"until:{border}", DEVICE)
+    assert {id(parameter) for parameter in other.parameters()} == trained
+
+
+def test_lower_of_a_network_whose_maps_do_not_shrink_is_refused():
+    flat = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ParameterError, match="maps of flat are all of one size; name a layer, until:<layer>"):
+        PartlyFrozen(flat, "flat", "lower", DEVICE)
 
 
 def test_border_that_a_skip_connection_crosses_is_refused():

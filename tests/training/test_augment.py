@@ -116,17 +116,12 @@ def test_impossible_strengths_are_refused(setting):
     ],
 )
 def test_images_grow_by_the_epoch_alone(first, epochs, size, sides):
-    config = TrainConfig(image_size=size, epochs=epochs, first_size=first)
+    config = TrainConfig(image_size=size, epochs=epochs, first_size=first, weights="none")
     assert [config.side(epoch) for epoch in range(1, epochs + 1)] == sides
 
 
-def test_images_that_grow_and_activations_computed_once_do_not_go_together():
-    frozen = {"weights": "file.pth", "freeze": "backbone", "first_size": 0.5}
-    with pytest.raises(
-        ParameterError, match=r"computed once, at one size, unless images are augmented; set first_size to 1"
-    ):
-        TrainConfig(**frozen)
-    assert TrainConfig(**frozen, flip=0.5).side(1) == 112
+def test_pretrained_weights_see_images_at_their_size():
+    assert TrainConfig(first_size=0.5, weights="file.pth").side(1) == 224
 
 
 def test_images_shrink_as_pillow_shrinks_them(pixels):
