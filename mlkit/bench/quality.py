@@ -173,7 +173,11 @@ def _train_plainly(dataset: MultiLabelDataset, recipe: Recipe) -> dict[str, Any]
     indices = {part: np.flatnonzero(split == part) for part in ("train", "validation", "test")}
     loaders = {
         part: plain_loader(
-            PlainImages([folder / name for name in dataset.labels.index[of]], dataset.targets[of], config.image_size),
+            PlainImages(
+                [folder / name for name in dataset.labels.index[of]],
+                torch.from_numpy(dataset.targets[of]),
+                config.image_size,
+            ),
             int(config.batch_size),
             0,
             device,
@@ -188,7 +192,7 @@ def _train_plainly(dataset: MultiLabelDataset, recipe: Recipe) -> dict[str, Any]
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
 
     def ap(part: str) -> float:
-        probabilities, known = plain_predict(model, loaders[part], device).numpy(), dataset.targets[indices[part]].numpy()
+        probabilities, known = plain_predict(model, loaders[part], device).numpy(), dataset.targets[indices[part]]
         even = np.full(len(dataset.attributes), np.nan)  # AP asks for no prevalence
         return float(macro(evaluate(probabilities, known, dataset.attributes, even)).AP)
 
