@@ -28,12 +28,13 @@ from mlkit.inference.predictor import Predictor
 from mlkit.losses.bce import masked_bce
 from mlkit.models.device import Device, native_bf16
 from mlkit.models.modelfile import load_model
-from mlkit.models.networks import build_model, compute_logits, normalise, place
+from mlkit.models.networks import build_model, compute_logits, folded, normalise, place
 from mlkit.runs import Run
 from mlkit.training.config import TrainConfig
 from mlkit.training.gradients import fast_gradients
 from mlkit.training.loop import split_dataset, train
 
+_ASKED_AT_ONCE = 64  # images of a batch of inference
 EPOCHS = 3  # of mlkit's training in each turn: the first includes the decode, the others are the later epochs
 ASKED, PREDICTED = 32, 96  # images that prediction takes at once, those of a folder at least
 SEARCHED, FRAMES = 50_000, 8_000  # images among which near duplicates are searched: unrelated ones, and of one scene
@@ -87,6 +88,7 @@ class Measurements:
         fused = device.device.type in ("cpu", "cuda")
         self.bare_optimizer = torch.optim.Adam(self.bare.parameters(), lr=config.learning_rate, fused=fused)
         self.gflop, self.gbyte = self._count_gflop(), self._count_gbyte()
+        self.inference_gflop, self.inference_gbyte = self._count_gflop(training=False), self._count_gbyte(training=False)
         self._warm_up()
 
     def limits(self) -> dict[str, float]:
@@ -105,7 +107,9 @@ class Measurements:
         figures["memory_gb_per_s"] = memory_traffic(self.device.device)
         figures["memory_bound_img_per_s"] = figures["memory_gb_per_s"] / self.gbyte
         bounds = figures["gemm_bound_img_per_s"], figures["memory_bound_img_per_s"]
-        return figures | {"floor_img_per_s": min(bounds)}
+        product, memory = figures[f"gemm_{chosen}_gflop_per_s"], figures["memory_gb_per_s"]
+        inference = min(product / self.inference_gflop, memory / self.inference_gbyte)
+        return figures | {"floor_img_per_s": min(bounds), "inference_floor_img_per_s": inference}
 
     def plain_serial(self) -> dict[str, float]:
         """One epoch of the plain loop that decodes in its own process."""
@@ -184,17 +188,18 @@ class Measurements:
 
     def frozen(self) -> dict[str, float]:
         """Ten epochs of the head alone on features computed once, and one pass of inference over the same images."""
-        network = place(load_model(self.model_file)[0], self.device)
+        network = place(folded(load_model(self.model_file)[0]), self.device)
         everything = np.arange(len(self.dataset))
         with self._timed() as pass_seconds, torch.inference_mode():
-            for chosen in np.array_split(everything, -(-len(everything) // 64)):
+            for chosen in np.array_split(everything, -(-len(everything) // _ASKED_AT_ONCE)):
                 compute_logits(network, torch.from_numpy(self.dataset.batch(chosen)[0]), self.device).cpu()
         for kept in self.work.rglob("features-*"):  # of the turn before
             kept.unlink()
         config = replace(self.config, freeze="backbone", weights=str(self.model_file), epochs=10)
         with redirected(self.work / "first"), self._timed() as seconds:
             train(self.dataset, config, Run.create("frozen", {}, self.dataset.fingerprint, overwrite=True))
-        return {"inference_pass_s": pass_seconds(), "frozen_s": seconds()}
+        speed = len(everything) / pass_seconds()
+        return {"inference_img_per_s": speed, "inference_pass_s": pass_seconds(), "frozen_s": seconds()}
 
     def duplicates(self) -> dict[str, float]:
         """The search for near duplicates among fingerprints that are drawn: of unrelated pictures, and of a film."""
@@ -256,19 +261,21 @@ class Measurements:
         loss.backward()  # type: ignore[no-untyped-call]
         self.bare_optimizer.step()
 
-    def _count_gflop(self) -> float:
-        """Floating point operations of one image, forward and backward, in 10^9; multiply-add counts as two."""
+    def _count_gflop(self, training: bool = True) -> float:
+        """Floating point operations of one image in 10^9, backward too in training; multiply-add counts as two."""
         images = 2  # batch normalisation cannot train on one
-        with FlopCounterMode(display=False) as counter:
-            self._network()(torch.randn(images, 3, self.config.image_size, self.config.image_size)).sum().backward()
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+            logits = self._network()(torch.randn(images, 3, self.config.image_size, self.config.image_size))
+            if training:
+                logits.sum().backward()
         return float(counter.get_total_flops()) / images / 1e9
 
-    def _count_gbyte(self) -> float:
-        """The fewest bytes that a step must move for an image, in 10^9, were no cache to hold anything.
+    def _count_gbyte(self, training: bool = True) -> float:
+        """The fewest bytes that must be moved for an image, in 10^9, were no cache to hold anything.
 
-        The outputs of convolutions and linear layers, with which all else can be fused, are written and read once, and so
-        are their gradients, in the step's precision. The weights are read once, and updated in float32 with their gradients
-        and the two moments of Adam, for a batch.
+        The outputs of convolutions and linear layers, with which all else can be fused, are written and read once, in the
+        precision used; the weights are read once for a batch. In training so are the outputs' gradients, and the weights
+        are updated in float32 with their gradients and the two moments of Adam.
         """
         outputs: list[int] = []
         network = self._network().eval()
@@ -279,6 +286,8 @@ class Measurements:
             network(torch.zeros(1, 3, self.config.image_size, self.config.image_size))
         element = 2 if self.dtype == torch.bfloat16 else 4
         weights = sum(parameter.numel() for parameter in network.parameters())
+        if not training:
+            return float(2 * element * sum(outputs) + weights * element / _ASKED_AT_ONCE) / 1e9
         update = 2 * 4 * 4  # weight, gradient, two moments: each read and written in float32
         return float(4 * element * sum(outputs) + weights * (element + update) / int(self.config.batch_size)) / 1e9
 

@@ -52,6 +52,8 @@ def _rows(config: BenchConfig) -> list[_Row]:
         _Row("mlkit_predict_img_per_s", "prediction, folder: mlkit", ratios=predict),
         _Row("plain_predict_one_ms", "prediction, one image: plain", "ms"),
         _Row("mlkit_predict_one_ms", "prediction, one image: mlkit", "ms", {"plain": "plain_predict_one_ms"}),
+        _Row("inference_img_per_s", "inference: one pass over the images", ratios={"floor": "inference_floor_img_per_s"}),
+        _Row("inference_floor_img_per_s", "inference: floor, the lower of the bounds"),
         _Row("inference_pass_s", "one pass of inference over the images", "s"),
         _Row("frozen_s", "training the head alone, ten epochs", "s", {"the pass": "inference_pass_s"}),
         _Row("duplicates_s", "search for near duplicates: 50,000 images", "s"),

@@ -68,6 +68,8 @@ KEYS = {
     "help_s",
     "predict_cold_s",
     "inference_pass_s",
+    "inference_img_per_s",
+    "inference_floor_img_per_s",
     "frozen_s",
     "plain_peak_rss_mb",
     "peak_rss_mb",
@@ -212,6 +214,7 @@ def test_flops_are_those_of_the_network(measured):
     network = SimpleNamespace(_network=lambda: build_model("resnet18", 4, "none"), config=TrainConfig(image_size=32))
     expected = 3 * 2 * 1.81 * (32 / 224) ** 2
     assert measurements.Measurements._count_gflop(network) == pytest.approx(expected, rel=0.05)
+    assert measurements.Measurements._count_gflop(network, training=False) == pytest.approx(expected / 3, rel=0.05)
     figures, _ = measured
     assert figures["gemm_bound_fp32_img_per_s"] > figures["plain_img_per_s"]
 
@@ -224,6 +227,8 @@ def test_bytes_are_those_of_the_layers_outputs_and_weights():
         weights = 4 * 3 * 9 + 4 + 8 + 4 * 64 * 2 + 2
         expected = 4 * element * (4 * 64 + 2) + weights * (element + 32) / 16
         assert measurements.Measurements._count_gbyte(bench) * 1e9 == pytest.approx(expected)
+        asked = 2 * element * (4 * 64 + 2) + weights * element / 64
+        assert measurements.Measurements._count_gbyte(bench, training=False) * 1e9 == pytest.approx(asked)
 
 
 def test_the_floor_is_the_lower_of_both_bounds(measured):
@@ -231,7 +236,7 @@ def test_the_floor_is_the_lower_of_both_bounds(measured):
     low, high = (f(figures["gemm_bound_img_per_s"], figures["memory_bound_img_per_s"]) for f in (min, max))
     assert low / 2 <= figures["floor_img_per_s"] <= high  # medians over the turns
     assert figures["memory_bound_img_per_s"] == pytest.approx(figures["memory_gb_per_s"] / figures["gbyte_per_img"])
-    assert "step_img_per_s/floor_img_per_s" in figures["ratios"]
+    assert {"step_img_per_s/floor_img_per_s", "inference_img_per_s/inference_floor_img_per_s"} <= set(figures["ratios"])
 
 
 @pytest.mark.parametrize(("pace", "count"), [(1.0, 96), (0.05, 106), (0.001, 128)])
