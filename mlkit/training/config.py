@@ -11,8 +11,7 @@ from mlkit.evaluation.thresholds import parse_policy
 from mlkit.losses import LOSSES, get_loss
 from mlkit.parameters import Between, OneOf, check_fields, check_parameters, load_yaml
 
-_GROWING = 0.6  # share of the epochs over which images grow, where they begin smaller than image_size
-_EVEN = 8  # pixels, of which their sides are multiples meanwhile
+_EVEN = 8  # pixels, of which the sides of images are multiples that are smaller than image_size
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TrainConfig(Strengths):
     first_size: Annotated[
         float,
         Between(0.1, 1),
-        "of image_size, in the first epoch from scratch; from there images grow to it; 1: all have it",
+        "of image_size, in half of the epochs from scratch; in the others midway; 1: all have it",
     ] = 1.0
     # the loss
     loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
@@ -129,16 +128,15 @@ class TrainConfig(Strengths):
         _ = self.loss_arguments  # checked by that
 
     def side(self, epoch: int) -> int:
-        """Side in pixels of the training images in an epoch, counted from 1: it grows in a line, then stays.
+        """Side in pixels of the training images in an epoch, counted from 1.
 
-        Small images are seen fast while there is only the coarse to be learned (progressive resizing; Howard et al. 2018).
-        Pretrained weights know none so small: with them all have `image_size`.
+        Small images are seen fast while there is only the coarse to be learned (progressive resizing; Howard et al. 2018):
+        half of the epochs see the smallest, the others those midway to `image_size`, as networks may be asked at a somewhat
+        larger size than they were trained at (Touvron et al. 2019). Pretrained weights know none so small.
         """
-        if self.weights != "none":
+        if self.weights != "none" or self.first_size == 1:
             return self.image_size
-        share = self.first_size + (1 - self.first_size) * (epoch - 1) / max(1.0, _GROWING * self.epochs)
-        if share >= 1:
-            return self.image_size
+        share = self.first_size if epoch <= max(1, self.epochs / 2) else (self.first_size + 1) / 2
         return min(self.image_size, max(1, round(share * self.image_size / _EVEN)) * _EVEN)
 
     @property
