@@ -112,7 +112,7 @@ def test_impossible_strengths_are_refused(setting):
         (0.5, 5, 128, [64, 64, 96, 96, 96]),
         (0.4, 4, 100, [40, 40, 72, 72]),
         (0.5, 1, 224, [112]),
-        (0.1, 2, 20, [8, 16]),
+        (0.1, 2, 20, [8, 8]),
     ],
 )
 def test_images_grow_by_the_epoch_alone(first, epochs, size, sides):
