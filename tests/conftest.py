@@ -74,17 +74,18 @@ def draw_few():
 
 
 @functools.cache
-def small_run():
+def small_run(backbone=TINY):
     """Folder of a finished run on it, trained once a process for all that only read one."""
     from mlkit.cli import main
 
     draw_few()
-    small = {"epochs": "1", "image_size": "32", "weights": "none", "backbone": TINY, "batch_size": "16"}
+    small = {"epochs": "1", "image_size": "32", "weights": "none", "backbone": backbone, "batch_size": "16"}
     given = [word for pair in small.items() for word in ("-p", *pair)]
+    outputs = OUTPUTS if backbone == TINY else f"{OUTPUTS}-{backbone}"  # kernels find what they can read alone
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLKIT_OUTPUTS", OUTPUTS)
+        patch.setenv("MLKIT_OUTPUTS", outputs)
         assert main(["train", "--images", DATA["images"], "--labels", DATA["labels"], *given, "--name", "small"]) == 0
-    return Path(OUTPUTS, "small")
+    return Path(outputs, "small")
 
 
 def pytest_configure(config):
@@ -146,6 +147,17 @@ def finished(outputs):
     from mlkit.runs import Run
 
     shutil.copytree(small_run(), outputs / "small")
+    return Run.open("small")
+
+
+@pytest.fixture
+def tiny(outputs):
+    """The same of a network that this process alone knows, which is asked in a fraction of the time."""
+    from tinynet import TINYNET
+
+    from mlkit.runs import Run
+
+    shutil.copytree(small_run(TINYNET), outputs / "small")
     return Run.open("small")
 
 

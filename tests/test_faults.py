@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, TINY
+from conftest import DATA
 from PIL import Image
+from tinynet import TINYNET
 
 import mlkit.files
 from mlkit.cli import main
@@ -31,7 +32,7 @@ SMALL = [
     "none",
     "-p",
     "backbone",
-    TINY,
+    TINYNET,
     "-p",
     "batch_size",
     "16",
@@ -386,7 +387,7 @@ FAULTS = {  # what is done, the command, its exit code, what it says
 
 
 @pytest.fixture
-def place(finished, tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     """A folder to work in: photos, their labels, finished runs `small` and `two`."""
     shutil.copytree(tmp_path / "outputs" / "small", tmp_path / "outputs" / "two")
     (tmp_path / "photos").mkdir()

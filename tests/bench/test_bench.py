@@ -391,10 +391,10 @@ def test_time_of_a_step_is_told_operator_by_operator(tmp_path, monkeypatch, capf
     assert not list(outputs_root().iterdir()), "nothing is left behind"
 
 
-def test_prediction_is_measured_by_every_door_that_there_is(finished, monkeypatch, capsys):
+def test_prediction_is_measured_by_every_door_that_there_is(tiny, monkeypatch, capsys):
     monkeypatch.setattr(inference, "_TURNS", 1)
     monkeypatch.setattr(inference, "_MOST", 4)
-    (finished / "model.xml").touch()
+    (tiny / "model.xml").touch()
     monkeypatch.setattr(inference, "open_exported", lambda file: lambda pixels: np.zeros((len(pixels), 4), np.float32))
     assert main(["bench", "--inference", "small", "--count", "8"]) == 2
     assert capsys.readouterr().err == "mlkit: --inference takes no other options; leave out count\n"

@@ -10,7 +10,7 @@ from mlkit.evaluation.predictions import Predictions
 
 
 @pytest.fixture
-def review(finished, monkeypatch):
+def review(tiny, monkeypatch):
     """A review whose trainings without answers never learn the first attribute, and are worse in no other."""
 
     def trained(review, recipe, config, dataset, cut):
@@ -20,7 +20,7 @@ def review(finished, monkeypatch):
         return made
 
     monkeypatch.setattr(room, "_trained", trained)
-    return Review.of(finished)
+    return Review.of(tiny)
 
 
 def answer(review, count, **more):

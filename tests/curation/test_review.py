@@ -18,8 +18,8 @@ from mlkit.inference.predictor import Predictor
 
 
 @pytest.fixture
-def review(finished):
-    return Review.of(finished)
+def review(tiny):
+    return Review.of(tiny)
 
 
 def test_the_model_is_asked_about_open_cells_of_images_that_do_not_judge(review):

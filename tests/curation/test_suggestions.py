@@ -79,8 +79,8 @@ def test_what_the_network_learned_by_heart_of_a_known_cell_has_no_say(opposites)
 
 
 @pytest.fixture
-def review(finished):
-    return Review.of(finished)
+def review(tiny):
+    return Review.of(tiny)
 
 
 def test_few_validation_cells_refuse_every_attribute_by_name(review, capsys):

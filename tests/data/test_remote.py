@@ -237,7 +237,7 @@ def test_addresses_and_their_paths_are_two_forms_of_one():
     assert locate("file:///a/b") == locate("/a/b")
 
 
-def test_commands_take_addresses_and_what_they_write_stays_here(memory, finished, outputs, tmp_path, capsys):
+def test_commands_take_addresses_and_what_they_write_stays_here(memory, tiny, outputs, tmp_path, capsys):
     assert main(["labels", "check", "memory://bucket/labels.csv", "--images", "memory://bucket/images"]) == 0
     assert "rows without an image: 0" in capsys.readouterr().out
     out = tmp_path / "answers.csv"

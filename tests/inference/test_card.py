@@ -5,7 +5,8 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import DATA, TINY
+from conftest import DATA
+from tinynet import TINYNET
 
 from mlkit.cli import main
 from mlkit.errors import RunError
@@ -18,12 +19,12 @@ def card(run):
     return (run / "MODEL.md").read_text(encoding="utf-8")
 
 
-def test_says_what_the_run_folder_says(finished):
-    text, facts = card(finished), finished.read_json("metrics.json")
-    assert text.startswith(f"# small\n\nA {TINY.replace('_', chr(92) + '_')} that says of an image which of 4 attributes")
-    counts = finished.read_table("split.csv").split.value_counts()
+def test_says_what_the_run_folder_says(tiny):
+    text, facts = card(tiny), tiny.read_json("metrics.json")
+    assert text.startswith(f"# small\n\nA {TINYNET} that says of an image which of 4 attributes")
+    counts = tiny.read_table("split.csv").split.value_counts()
     assert f"- {counts['train']} images taught\n- {counts['validation']} images chose" in text
-    assert f"fingerprint of labels and images: `{finished.config()['data']}`" in text
+    assert f"fingerprint of labels and images: `{tiny.config()['data']}`" in text
     for name, cells in facts["training_cells"].items():
         assert f"| {name} | {cells[0]} | {cells[1]} | {cells[2]} |" in text
     assert f"mAP {facts['mean']['AP']:.3f}" in text
@@ -31,23 +32,23 @@ def test_says_what_the_run_folder_says(finished):
     assert "fewer than 10 known yes, or known no, judge them: nobody knows how good it is." in text
 
 
-def test_numbers_of_the_training_cells_are_those_of_the_label_file(finished):
+def test_numbers_of_the_training_cells_are_those_of_the_label_file(tiny):
     labels = pd.read_csv(DATA["labels"], index_col="image")
-    taught = finished.read_table("split.csv").query("split == 'train'").image
-    for name, cells in finished.read_json("metrics.json")["training_cells"].items():
+    taught = tiny.read_table("split.csv").query("split == 'train'").image
+    for name, cells in tiny.read_json("metrics.json")["training_cells"].items():
         column = labels.loc[taught, name]
         assert cells == [(column == 1).sum(), (column == 0).sum(), column.isna().sum()]
 
 
-def test_names_stay_what_they_are(finished):
-    names = list(finished.read_json("metrics.json")["attributes"])
+def test_names_stay_what_they_are(tiny):
+    names = list(tiny.read_json("metrics.json")["attributes"])
     new = dict(zip(names, ["<b>x</b>", "a|b", "*c*", "$d$"], strict=True))
     for file in ("metrics.json", "predictions.csv"):
-        text = (finished / file).read_text(encoding="utf-8")
+        text = (tiny / file).read_text(encoding="utf-8")
         for old, name in new.items():
             text = re.sub(rf'(?<=[",]){old}(?=[",])', name, text)
-        (finished / file).write_text(text, encoding="utf-8")
-    text = card(finished)
+        (tiny / file).write_text(text, encoding="utf-8")
+    text = card(tiny)
     assert r"| \<b\>x\</b\> |" in text
     assert r"| a\|b |" in text
     assert "<b>" not in text
@@ -55,10 +56,10 @@ def test_names_stay_what_they_are(finished):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()} == {10}
 
 
-def test_a_guarantee_and_an_ensemble_have_theirs(finished, outputs, capsys):
+def test_a_guarantee_and_an_ensemble_have_theirs(tiny, outputs, capsys):
     assert main(["thresholds", "small", "--policy", "guarantee:0.6"]) == 0
-    assert "Yes, no, or unsure (`guarantee:0.6`)" in (finished / "MODEL.md").read_text(encoding="utf-8")
-    shutil.copytree(finished.path, outputs / "other")
+    assert "Yes, no, or unsure (`guarantee:0.6`)" in (tiny / "MODEL.md").read_text(encoding="utf-8")
+    shutil.copytree(tiny.path, outputs / "other")
     assert main(["ensemble", "small", "other", "--name", "both"]) == 0
     assert "An ensemble of small, other that says" in (outputs / "both" / "MODEL.md").read_text(encoding="utf-8")
 
@@ -68,12 +69,12 @@ def test_an_unfinished_run_has_none(outputs):
         write_card(Run.create("a", {}, "data"))
 
 
-def test_a_card_that_cannot_be_written_does_not_fail_the_training(finished, monkeypatch, capsys):
+def test_a_card_that_cannot_be_written_does_not_fail_the_training(tiny, monkeypatch, capsys):
     def full(source, target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    (finished / "MODEL.md").unlink(missing_ok=True)
+    (tiny / "MODEL.md").unlink(missing_ok=True)
     monkeypatch.setattr("mlkit.files.move", full)
-    write_card(finished)
+    write_card(tiny)
     assert "MODEL.md cannot be written (No space left" in (said := capsys.readouterr().out)
     assert "this writes it again: mlkit thresholds small --policy f1" in said

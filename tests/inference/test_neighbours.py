@@ -135,14 +135,14 @@ def test_a_network_of_any_kind_has_features(backbone, folder):
     assert one.predict(folder / "red.png").probability.notna().all(), "the model answers as before"
 
 
-def test_a_run_shows_what_it_was_trained_on(finished, capsys):
-    predictor = Predictor.load(finished.path, "cpu")
-    neighbours = Neighbours.of(finished, predictor)
-    split = finished.read_table("split.csv").set_index("image").split
+def test_a_run_shows_what_it_was_trained_on(tiny, capsys):
+    predictor = Predictor.load(tiny.path, "cpu")
+    neighbours = Neighbours.of(tiny, predictor)
+    split = tiny.read_table("split.csv").set_index("image").split
     assert list(neighbours.labels.index) == list(split.index[split == "train"])
-    part = Neighbours.of(finished, predictor, most=10)
+    part = Neighbours.of(tiny, predictor, most=10)
     assert (len(part.labels), str(part)) == (10, f"10 training images (drawn from {(split == 'train').sum()})")
-    assert part.labels.index.equals(Neighbours.of(finished, predictor, most=10).labels.index)
+    assert part.labels.index.equals(Neighbours.of(tiny, predictor, most=10).labels.index)
     asked = Path(DATA["images"], split.index[split == "validation"][0])
     found = neighbours.nearest(asked)
     assert set(split[found.index]) == {"train"}
@@ -155,22 +155,22 @@ def test_a_run_shows_what_it_was_trained_on(finished, capsys):
     assert captions[1].startswith(f"{found.iloc[0]:.2f}: ")
 
 
-def test_where_the_data_is_another_one_or_gone_it_is_said_and_left_out(finished, tmp_path, capsys):
-    predictor, config = Predictor.load(finished.path, "cpu"), finished.config()
-    finished.write_json("config.json", config | {"data": "other"})
-    assert Neighbours.of(finished, predictor) is None
+def test_where_the_data_is_another_one_or_gone_it_is_said_and_left_out(tiny, tmp_path, capsys):
+    predictor, config = Predictor.load(tiny.path, "cpu"), tiny.config()
+    tiny.write_json("config.json", config | {"data": "other"})
+    assert Neighbours.of(tiny, predictor) is None
     assert "no nearest training images: labels or images are others than" in capsys.readouterr().out
-    finished.write_json("config.json", config | {"data": "one, other"})
-    assert Neighbours.of(finished, predictor) is None
+    tiny.write_json("config.json", config | {"data": "one, other"})
+    assert Neighbours.of(tiny, predictor) is None
     assert "no nearest training images: the members of" in capsys.readouterr().out
     gone = config["parameters"] | {"images": str(tmp_path / "gone")}
-    finished.write_json("config.json", config | {"parameters": gone})
+    tiny.write_json("config.json", config | {"parameters": gone})
     assert Neighbours.of(Run.open("small"), predictor) is None
     assert "no nearest training images: " in capsys.readouterr().out
 
 
-def test_explain_draws_them_below_the_maps(finished, tmp_path, capsys):
-    image = str(finished.validation_images()[0])
+def test_explain_draws_them_below_the_maps(tiny, tmp_path, capsys):
+    image = str(tiny.validation_images()[0])
     heights = {}
     for count in ("0", "2", "9"):
         out = tmp_path / f"{count}.png"

@@ -118,21 +118,21 @@ def test_resume_takes_no_answers_of_other_views(model, photo, tmp_path, monkeypa
 
 
 @pytest.fixture
-def decided(finished):
+def decided(tiny):
     """The run with a network that tells its images apart: answers that are all the same prove nothing."""
-    table, (_, meta) = finished.read_table("predictions.csv"), load_model(finished / "model.pth")
+    table, (_, meta) = tiny.read_table("predictions.csv"), load_model(tiny / "model.pth")
     network = build_model(TINYNET, 4, "none", 32).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # statistics of these images at once
-    pixels = torch.tensor(np.stack([load_image(finished.images / image, 32) for image in table.image.unique()]))
+    pixels = torch.tensor(np.stack([load_image(tiny.images / image, 32) for image in table.image.unique()]))
     with torch.no_grad():
         network(normalise(pixels))
         logits = network.eval()(normalise(pixels)).numpy()
-    save_model(finished / "model.pth", network, meta | {"backbone": TINYNET})
+    save_model(tiny / "model.pth", network, meta | {"backbone": TINYNET})
     probabilities = Calibration.from_dict(meta["calibration"]).probabilities(logits)
-    finished.write_table("predictions.csv", table.assign(logit=logits.ravel(), probability=probabilities.ravel()))
-    return finished
+    tiny.write_table("predictions.csv", table.assign(logit=logits.ravel(), probability=probabilities.ravel()))
+    return tiny
 
 
 def test_gain_of_views_is_the_paired_difference_of_what_the_predictor_says(decided, monkeypatch):
@@ -156,30 +156,30 @@ def test_gain_of_views_is_the_paired_difference_of_what_the_predictor_says(decid
     assert again.mAP_difference["flip"] == table.mAP_difference["flip"]
 
 
-def test_a_difference_whose_interval_covers_zero_shows_nothing(finished):
-    table = compare_views(finished, "flip")
+def test_a_difference_whose_interval_covers_zero_shows_nothing(tiny):
+    table = compare_views(tiny, "flip")
     said = "More views of an image: {}; flip changes mAP on 17 validation images by "
     for low, high, what in [(-0.1, 0.1, "nothing shown"), (0.1, 0.2, "they help"), (-0.2, -0.1, "they do harm")]:
         assert conclusion(table.assign(mAP_low=low, mAP_high=high)).startswith(said.format(what))
     few = conclusion(table.assign(mAP_low=np.nan, mAP_high=np.nan))
     assert "nothing shown" in few
     assert "(too few images)" in few
-    assert conclusion(compare_views(finished, "")) == "More views of an image: not compared."
+    assert conclusion(compare_views(tiny, "")) == "More views of an image: not compared."
 
 
-def test_views_are_not_compared_on_data_that_changed_since(finished, tmp_path, capsys):
-    config = finished.read_json("config.json")
+def test_views_are_not_compared_on_data_that_changed_since(tiny, tmp_path, capsys):
+    config = tiny.read_json("config.json")
     labels = read_labels(config["parameters"]["labels"])
     labels.iloc[0, 0] = 1 - labels.iloc[:, 0].mode()[0]
     labels.to_csv(tmp_path / "labels.csv", na_rep="NA")
     config["parameters"]["labels"] = str(tmp_path / "labels.csv")
-    finished.write_json("config.json", config)
-    assert compare_views(finished, "flip").empty
+    tiny.write_json("config.json", config)
+    assert compare_views(tiny, "flip").empty
     assert "views were not compared: labels or images are others than" in capsys.readouterr().out
     (tmp_path / "labels.csv").unlink()
-    assert compare_views(finished, "flip").empty
+    assert compare_views(tiny, "flip").empty
     assert re.search("views were not compared: .*labels.csv: no such", capsys.readouterr().out)
-    finished.write_json("config.json", config | {"parameters": config["parameters"] | {"members": ["a", "b"]}})
-    (finished / "split.csv").unlink()
-    assert compare_views(finished, "flip").empty
+    tiny.write_json("config.json", config | {"parameters": config["parameters"] | {"members": ["a", "b"]}})
+    (tiny / "split.csv").unlink()
+    assert compare_views(tiny, "flip").empty
     assert "were split each in its way" in capsys.readouterr().out
