@@ -12,6 +12,9 @@ from mlkit.losses import LOSSES, get_loss
 from mlkit.parameters import Between, OneOf, check_fields, check_parameters, load_yaml
 
 _EVEN = 8  # pixels, of which the sides of images are multiples that are smaller than image_size
+_SMALLEST = (
+    64  # side of these, at which most networks have maps of 2 x 2 left; of 32 px drawings next to nothing was learned
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class TrainConfig(Strengths):
     first_size: Annotated[
         float,
         Between(0.1, 1),
-        "of image_size, in half of the epochs from scratch; in the others midway; 1: all have it",
+        "of image_size, in half of the epochs from scratch, 64 px at least; in the others midway; 1: none",
     ] = 1.0
     # the loss
     loss: Annotated[str, OneOf(LOSSES), "what it makes of unknown cells: notebook 06"] = "masked_bce"
@@ -137,7 +140,7 @@ class TrainConfig(Strengths):
         if self.weights != "none" or self.first_size == 1:
             return self.image_size
         share = self.first_size if epoch <= max(1, self.epochs / 2) else (self.first_size + 1) / 2
-        return min(self.image_size, max(1, round(share * self.image_size / _EVEN)) * _EVEN)
+        return min(self.image_size, max(_SMALLEST, round(share * self.image_size / _EVEN) * _EVEN))
 
     @property
     def frozen(self) -> str:
