@@ -190,9 +190,16 @@ class Measurements:
         """Ten epochs of the head alone on features computed once, and one pass of inference over the same images."""
         network = place(folded(load_model(self.model_file)[0]), self.device)
         everything = np.arange(len(self.dataset))
-        with self._timed() as pass_seconds, torch.inference_mode():
-            for chosen in np.array_split(everything, -(-len(everything) // _ASKED_AT_ONCE)):
-                compute_logits(network, torch.from_numpy(self.dataset.batch(chosen)[0]), self.device).cpu()
+        chunks = np.array_split(everything, -(-len(everything) // _ASKED_AT_ONCE))
+
+        @torch.inference_mode()
+        def ask(chosen: np.ndarray) -> None:
+            compute_logits(network, torch.from_numpy(self.dataset.batch(chosen)[0]), self.device).cpu()
+
+        ask(chunks[0])  # the first one also chooses kernels and gets memory
+        with self._timed() as pass_seconds:
+            for chosen in chunks:
+                ask(chosen)
         for kept in self.work.rglob("features-*"):  # of the turn before
             kept.unlink()
         config = replace(self.config, freeze="backbone", weights=str(self.model_file), epochs=10)
