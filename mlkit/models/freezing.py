@@ -197,10 +197,16 @@ def _before_last_stage(network: nn.Module, backbone: str) -> list[str]:
         if name and name.count(".") < 2
     ]
     training = network.training
-    network.eval()(next(network.parameters()).new_zeros(1, 3, 224, 224))
-    network.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        network.eval()(next(network.parameters()).new_zeros(1, 3, 224, 224))
+    except (AssertionError, RuntimeError) as error:  # built for images of another size alone
+        raise ParameterError(
+            f"freeze is 'lower': {backbone} takes no images of 224 px ({error}); name a layer, until:<layer>"
+        ) from None
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
     *_, last = sides.values()
     if last == max(sides.values()):
         raise ParameterError(f"freeze is 'lower': the maps of {backbone} are all of one size; name a layer, until:<layer>")

@@ -93,6 +93,12 @@ def test_lower_of_a_network_whose_maps_do_not_shrink_is_refused():
         PartlyFrozen(flat, "flat", "lower", DEVICE)
 
 
+def test_lower_of_a_network_that_takes_images_of_one_size_is_refused():
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(4 * 16 * 16, 3))
+    with pytest.raises(ParameterError, match=r"fixed takes no images of 224 px \(.*\); name a layer, until:<layer>"):
+        PartlyFrozen(fixed, "fixed", "lower", DEVICE)
+
+
 def test_border_that_a_skip_connection_crosses_is_refused():
     with pytest.raises(ParameterError, match="2 tensors leave that layer of resnet18; choose another"):
         PartlyFrozen(network(), "resnet18", "until:layer4.0.conv1", DEVICE)
