@@ -40,10 +40,8 @@ def compare_views(run: Run, views: str, level: float = 0.95) -> pd.DataFrame:
         ParameterError: for an unknown view.
         RunError: if the run is not finished.
     """
-    from mlkit.inference.views import (
-        ask_views,
-        named_views,
-    )  # here: they take torch, which a run without views can do without
+    # Here: they take torch, which a run without views can do without.
+    from mlkit.inference.views import ask_views, named_views
 
     run.check_finished()
     chosen = named_views(views)

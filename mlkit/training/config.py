@@ -12,9 +12,7 @@ from mlkit.losses import LOSSES, get_loss
 from mlkit.parameters import Between, OneOf, check_fields, check_parameters, load_yaml
 
 _EVEN = 8  # pixels, of which the sides of images are multiples that are smaller than image_size
-_SMALLEST = (
-    64  # side of these, at which most networks have maps of 2 x 2 left; of 32 px drawings next to nothing was learned
-)
+_SMALLEST = 64  # of these sides: maps of 2 x 2 are left of it; of 32 px drawings next to nothing was learned
 
 
 @dataclass(frozen=True)
